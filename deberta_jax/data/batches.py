@@ -1,0 +1,238 @@
+"""Masked batches of prepared rows, read through Grain; no iterator has state beyond the step.
+
+Letters: b rows of this host, l position, p prediction slot. Row i of step s is example number n = s * batch_size + i;
+which row of the data that is and how it is masked depends on (seed, n) alone. So a batch is a function of (seed, step,
+global batch size): the same after a restart at any step, and for any number of hosts once their parts are laid side by
+side.
+
+A batch holds
+    input_ids, documents, positions           int32 [b, l]    documents: 0 padding; attention stays among equal numbers
+    masked_positions, labels                  int32 [b, p]
+    weights                                   float32 [b, p]  0 for an unused slot
+    rows                                      int32 [b]       index in the global batch
+    examples                                  int32 [b]       row of the data, all sets end to end; -1 for a filler row
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from deberta_jax.config import DataConfig
+from deberta_jax.data.masking import Vocabulary, mask_row
+from deberta_jax.data.prepared import Manifest, Split, decode_row
+from deberta_jax.errors import Refused
+
+Batch = dict[str, np.ndarray]
+END = 1 << 48  # training has no last step of its own; grain wants one
+
+
+class Common(NamedTuple):
+    """What all sets of a run agree on."""
+
+    length: int
+    tokenizer_fingerprint: str
+    tokenizer_size: int
+
+
+class _Host(NamedTuple):
+    """The part of every global batch that one host reads."""
+
+    batch_size: int  # global
+    first: int
+    rows: int
+
+    @classmethod
+    def of(cls, batch_size: int, host: int, hosts: int) -> "_Host":
+        if batch_size % hosts:
+            raise Refused(f"batch size {batch_size} is not a multiple of the {hosts} hosts")
+        rows = batch_size // hosts
+        return cls(batch_size, host * rows, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardRows:
+    """grain.sources' FileInstruction: with counts from the manifest no shard is opened before it is read."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+def check_manifests(manifests: Sequence[Manifest]) -> Common:
+    """What the sets have in common; raises Refused naming the first that differs in row length or tokenizer."""
+    if not manifests:
+        raise Refused("data.paths is empty: name at least one prepared directory")
+    first = manifests[0]
+    for other in manifests[1:]:
+        if other.length != first.length:
+            raise Refused(f"{other.path} has rows of {other.length} tokens, {first.path} of {first.length}")
+        if other.tokenizer_fingerprint != first.tokenizer_fingerprint:
+            raise Refused(f"{other.path} was prepared with another tokenizer than {first.path}")
+    return Common(first.length, first.tokenizer_fingerprint, first.tokenizer_size)
+
+
+def train_batches(
+    manifests: Sequence[Manifest],
+    data: DataConfig,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """This host's part of the batches start_step, start_step + 1, ... of the train splits, without end.
+
+    `batch_size` counts the rows of all hosts. Raises Refused when the sets do not fit each other or the vocabulary,
+    when one is empty, or when all of them do not fill one batch. Close the iterator to end its threads.
+    """
+    sets = [(manifest, "train") for manifest in manifests]
+    total = _check_sets(sets, vocabulary)
+    if total < batch_size:
+        names = ", ".join(str(manifest.path) for manifest in manifests)
+        raise Refused(f"{names}: {total} train rows do not fill one batch of {batch_size}: prepare more text")
+    part = _Host.of(batch_size, host, hosts)
+    rows = _shuffled(sets, data, seed).map_with_index(_masked(data, vocabulary, seed))
+
+    def batch_of(step: int) -> Batch:
+        return _batch(rows, part, step, data.isolate_documents)
+
+    return _read_ahead(grain.MapDataset.range(start_step, END).map(batch_of), data.read_threads)
+
+
+def eval_batches(
+    sets: Sequence[tuple[Manifest, str]],
+    data: DataConfig,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    batch_size: int,
+    max_rows: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """This host's part of one pass over (manifest, split) sets: each row once and in order, or the first `max_rows`.
+
+    Masks depend on (seed, row) only, not on the batch size. Every host gets the same number of batches; where rows run
+    out, filler rows of document 0, weight 0 and example -1 complete the last. Refuses what `train_batches` refuses.
+    """
+    total = _check_sets(sets, vocabulary)
+    total = min(total, max_rows) if max_rows else total
+    part = _Host.of(batch_size, host, hosts)
+    length = sets[0][0].length
+    filler = {
+        "ids": np.full(length, vocabulary.pad_id, np.int32),
+        "documents": np.zeros(length, np.int32),
+        "example": -1,
+    }
+    rows = grain.MapDataset.concatenate(_rows(sets))
+    fillers = grain.MapDataset.source([filler] * batch_size)
+    padded = grain.MapDataset.concatenate([rows[:total], fillers]).map_with_index(_masked(data, vocabulary, seed))
+    batches = -(-total // batch_size)
+
+    def batch_of(step: int) -> Batch:
+        return _batch(padded, part, step, data.isolate_documents)
+
+    return _read_ahead(grain.MapDataset.range(batches).map(batch_of), data.read_threads)
+
+
+def _check_sets(sets: Sequence[tuple[Manifest, str]], vocabulary: Vocabulary) -> int:
+    """Rows of all sets; raises Refused naming the set that cannot be used."""
+    check_manifests([manifest for manifest, _ in sets])
+    for manifest, split in sets:
+        if split not in manifest.splits or not manifest.splits[split].rows:
+            raise Refused(f"{manifest.path} holds no {split} rows")
+        if manifest.max_id >= vocabulary.size:
+            raise Refused(f"{manifest.path} holds token {manifest.max_id}, the vocabulary has {vocabulary.size} ids")
+    total = sum(manifest.splits[split].rows for manifest, split in sets)
+    if total > np.iinfo(np.int32).max:
+        raise Refused(f"{total} rows are more than 32-bit example numbers can tell apart: prepare longer rows")
+    return total
+
+
+def _rows(sets: Sequence[tuple[Manifest, str]]) -> list[grain.MapDataset]:
+    """One dataset of {"ids", "documents", "example"} for each set, in the order of its shards."""
+    datasets, first = [], 0
+    for manifest, split in sets:
+        records = grain.MapDataset.source(_source(manifest, manifest.splits[split]))
+        datasets.append(records.map_with_index(_decoder(manifest, len(records), first)))
+        first += len(records)
+    return datasets
+
+
+def _source(manifest: Manifest, split: Split) -> grain.sources.ArrayRecordDataSource:
+    shards = [_ShardRows(str(manifest.path / s.file), 0, s.rows, s.rows) for s in split.shards]
+    return grain.sources.ArrayRecordDataSource(shards)
+
+
+def _decoder(manifest: Manifest, rows: int, first: int) -> Callable[[int, bytes], dict]:
+    def decode(index: int, record: bytes) -> dict:
+        ids_l, documents_l = decode_row(record, manifest.length, manifest.id_dtype)
+        return {"ids": ids_l, "documents": documents_l, "example": first + index % rows}  # index runs on over epochs
+
+    return decode
+
+
+def _shuffled(sets: Sequence[tuple[Manifest, str]], data: DataConfig, seed: int) -> grain.MapDataset:
+    """The endless train order.
+
+    Sets that are read in proportion to their size are shuffled as one, so that each row comes once in an epoch of them
+    all; otherwise each set has its own epochs and they are interleaved by weight.
+    """
+    datasets = _rows(sets)
+    if not data.weights and data.sampling_exponent == 1:
+        datasets = [grain.MapDataset.concatenate(datasets)]
+    orders = [d.shuffle(seed=_shuffle_seed(seed, i)).repeat() for i, d in enumerate(datasets)]
+    if len(orders) == 1:
+        return orders[0]
+    sizes = np.array([manifest.splits[split].rows for manifest, split in sets], float)
+    return grain.MapDataset.mix(orders, data.weights or (sizes**data.sampling_exponent).tolist())
+
+
+def _shuffle_seed(seed: int, number: int) -> int:
+    """Seed of a set's order. Hashed, because grain reads epoch e of seed s in the order of epoch 0 of seed s + e."""
+    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
+
+
+def _masked(data: DataConfig, vocabulary: Vocabulary, seed: int) -> Callable[[int, dict], Batch]:
+    def mask(number: int, row: dict) -> Batch:
+        rng = np.random.default_rng([seed, number])
+        masked = mask_row(row["ids"], row["documents"], mask=data.mask, vocabulary=vocabulary, rng=rng)
+        return {**masked, "documents": row["documents"], "examples": row["example"]}
+
+    return mask
+
+
+def _batch(rows: grain.MapDataset, part: _Host, step: int, isolate_documents: bool) -> Batch:
+    first = step * part.batch_size + part.first
+    taken = [rows[first + i] for i in range(part.rows)]
+    batch = {key: np.stack([row[key] for row in taken]) for key in taken[0]}
+    if not isolate_documents:
+        batch["documents"] = (batch["documents"] > 0).astype(np.int32)
+    batch["positions"] = _positions(batch["documents"])
+    batch["rows"] = np.arange(part.first, part.first + part.rows, dtype=np.int32)
+    batch["examples"] = batch["examples"].astype(np.int32)
+    return batch
+
+
+def _positions(documents_bl: np.ndarray) -> np.ndarray:
+    """Distance of each token from the first of its document, int32 [b, l]; 0 for padding."""
+    column_l = np.arange(documents_bl.shape[1], dtype=np.int32)
+    opens_bl = np.diff(documents_bl, axis=1, prepend=0) != 0
+    start_bl = np.maximum.accumulate(np.where(opens_bl, column_l, 0), axis=1)
+    return np.where(documents_bl > 0, column_l - start_bl, 0).astype(np.int32)
+
+
+def _read_ahead(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
+    """Batches in order, made by `threads` threads; closing the generator ends them."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(batches.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

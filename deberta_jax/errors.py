@@ -1,0 +1,66 @@
+"""How a run ends: one exception per exit code, one line on standard error, no traceback for a user's mistake.
+
+Every room may import this file; it imports nothing but the standard library.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class RunError(Exception):
+    """Base of all endings. `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+
+class Failed(RunError):
+    """Ran and failed."""
+
+    exit_code = 1
+
+
+class Refused(RunError):
+    """Bad flags, config or data: says what, where, and the nearest right name."""
+
+    exit_code = 2
+
+
+class DoesNotFit(RunError):
+    """The plan needs more memory than the device has."""
+
+    exit_code = 3
+
+
+class Diverged(RunError):
+    """Too many steps with a non-finite loss or gradient."""
+
+    exit_code = 4
+
+
+class PeerDied(RunError):
+    """Another process went away, or the watchdog fired."""
+
+    exit_code = 5
+
+
+class Stopped(RunError):
+    """Stopped by a signal with its state saved: start the same command again."""
+
+    exit_code = 75
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question to append, `, did you mean 'x'?`, for the closest of `known`; empty when nothing is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
+    """Calls `main(argv)`; a RunError becomes one line on standard error and its exit code."""
+    try:
+        main(argv)
+    except RunError as error:
+        print(f"{type(error).__name__.lower()}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    return 0

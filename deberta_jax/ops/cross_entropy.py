@@ -1,0 +1,16 @@
+"""Cross-entropy of integer labels, in float32."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits_bpv: jax.Array, label_bp: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label], [b, p], nats.
+
+    The label's logit is picked by comparison, not by index: its gradient is then elementwise, where an indexed read
+    would scatter into an array of the size of the logits.
+    """
+    logits_bpv = logits_bpv.astype(jnp.float32)
+    is_label_bpv = jnp.arange(logits_bpv.shape[-1])[None, None] == label_bp[..., None]
+    label_logit_bp = jnp.where(is_label_bpv, logits_bpv, 0).sum(-1)
+    return jax.nn.logsumexp(logits_bpv, axis=-1) - label_logit_bp

@@ -1,0 +1,109 @@
+"""From a validated config to everything a run needs: mesh, objective, optimizer, compiled step, shardings."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from deberta_jax.config import Config
+from deberta_jax.data.prepared import Manifest
+from deberta_jax.dist.axes import batch_devices, batch_sharding, check_rules
+from deberta_jax.dist.mesh import make_mesh
+from deberta_jax.errors import Refused
+from deberta_jax.objectives import OBJECTIVES, Objective
+from deberta_jax.train.optimizer import make_optimizer, make_schedule
+from deberta_jax.train.state import TrainState, abstract_state, fresh_state
+from deberta_jax.train.step import make_train_step
+
+BEST = 10  # candidates of each masked position
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The pure, compiled part of a run. All functions place their results as the rules say."""
+
+    config: Config
+    mesh: Mesh
+    objective: Objective
+    abstract: TrainState  # shapes, dtypes, shardings
+    batch_sharding: NamedSharding
+    fresh: Callable[[], TrainState]
+    train_step: Callable[[TrainState, dict], tuple[TrainState, dict]]
+    evaluate: Callable[[Any, dict], dict]
+    predict: Callable[[Any, dict], tuple]
+
+    def place(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        """This host's rows as part of the global batch."""
+        return {k: jax.make_array_from_process_local_data(self.batch_sharding, v) for k, v in batch.items()}
+
+
+def resolve(config: Config, manifests: Sequence[Manifest], length: int) -> Config:
+    """The config with what the data decide: the vocabulary. Raises Refused where data and model disagree."""
+    size = manifests[0].tokenizer_size
+    if config.model.vocab_size not in (0, size):
+        raise Refused(
+            f"model.vocab_size is {config.model.vocab_size}, the tokenizer of {manifests[0].path} has {size} ids"
+        )
+    for manifest in manifests:
+        if manifest.max_id >= size:
+            raise Refused(f"{manifest.path} holds the token id {manifest.max_id}, the vocabulary ends at {size - 1}")
+    model = dataclasses.replace(config.model, vocab_size=size)
+    if model.has_absolute_positions and length > model.max_position_embeddings:
+        rows = model.max_position_embeddings
+        raise Refused(f"rows of {length} tokens need model.max_position_embeddings >= {length}, it is {rows}")
+    return dataclasses.replace(config, model=model)
+
+
+def build_run(config: Config, top_id: int) -> Run:
+    """Traces and places nothing yet but shapes; the functions compile at their first call."""
+    mesh = make_mesh(config.mesh)
+    check_rules(config.rules, mesh)
+    parts = batch_devices(config.rules, mesh)
+    _check_divisible("batch_size / micro_batches", config.batch_size // config.micro_batches, parts)
+    _check_divisible("eval.batch_size", config.eval.batch_size, parts)
+    objective = OBJECTIVES[config.objective](config.model, top_id)
+    tx = make_optimizer(config.optimizer)
+    schedule = make_schedule(config.optimizer, config.steps)
+    step = make_train_step(objective, tx, schedule, seed=config.seed, micro_batches=config.micro_batches)
+    abstract = abstract_state(objective, tx, config.rules, mesh)
+    rows = batch_sharding(config.rules, mesh)
+    in_mesh = functools.partial(_under, mesh, config.rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return Run(
+        config=config,
+        mesh=mesh,
+        objective=objective,
+        abstract=abstract,
+        batch_sharding=rows,
+        fresh=lambda: fresh_state(objective, tx, abstract, config.seed),
+        train_step=in_mesh(step, in_shardings=(placed, rows), out_shardings=(placed, whole), donate_argnums=0),
+        evaluate=in_mesh(objective.evaluate, in_shardings=(placed.params, rows), out_shardings=whole),
+        predict=in_mesh(
+            functools.partial(_predict, objective), in_shardings=(placed.params, rows), out_shardings=whole
+        ),
+    )
+
+
+def _predict(objective: Objective, params: Any, batch: dict) -> tuple:
+    return objective.predict(params, batch, BEST)
+
+
+def _under(mesh: Mesh, rules, function: Callable, **jit_options) -> Callable:
+    """`function`, jitted, called with the mesh and the axis rules in force."""
+    function = jax.jit(function, **jit_options)
+
+    def call(*arguments):
+        with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+            return function(*arguments)
+
+    return call
+
+
+def _check_divisible(name: str, rows: int, parts: int) -> None:
+    if rows % parts:
+        raise Refused(f"{name} = {rows} is not a multiple of the {parts} parts that the mesh splits a batch into")

@@ -1,0 +1,188 @@
+"""Checkpoints: Orbax writes them, a digest of every file vouches for them, and only vouched ones are read.
+
+Orbax restores a file with a flipped byte, takes an empty directory for the newest step and fills a template of another
+shape without a word. So a step counts once `digest.json` (sha256 of each of its files, written last) is there and true.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from deberta_jax.config import CheckpointConfig
+from deberta_jax.errors import Failed, Refused
+from deberta_jax.train.optimizer import named_leaves
+from deberta_jax.train.state import TrainState
+
+DIGEST = "digest.json"
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """Saves states under `directory`/STEP while training goes on. A save that fails raises at the next call."""
+
+    def __init__(self, directory: Path, cfg: CheckpointConfig, clock: Callable[[], float]):
+        self._directory = directory
+        self._cfg = cfg
+        self._clock = clock
+        self._last_time = clock()
+        self._last_step: int | None = None
+        options = ocp.CheckpointManagerOptions(max_to_keep=cfg.keep_last, keep_period=cfg.keep_every or None)
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-digest")
+        self._sealing: Future | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._sealer.shutdown()
+        self._manager.close()
+
+    def due(self, step: int) -> bool:
+        """True when it is time, by steps or by minutes."""
+        by_steps = self._cfg.every_steps > 0 and step % self._cfg.every_steps == 0
+        minutes = (self._clock() - self._last_time) / 60
+        return by_steps or 0 < self._cfg.every_minutes <= minutes
+
+    def save(self, step: int, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Copies the state off the devices, then writes and seals it in the background. Twice the same step is once."""
+        if step == self._last_step:
+            return
+        self.wait()
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
+        self._manager.save(step, args=items, force=True)
+        self._sealing = self._sealer.submit(self._seal, step)
+        self._last_step, self._last_time = step, self._clock()
+
+    def check(self) -> None:
+        """Raises what a finished background save failed with."""
+        if self._sealing is not None and self._sealing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns once the last save is complete and vouched for."""
+        if self._sealing is not None:
+            sealing, self._sealing = self._sealing, None
+            sealing.result()
+
+    def _seal(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        seal(self._directory / str(step))
+
+
+def seal(directory: Path) -> None:
+    """Writes the digest of a complete step, atomically."""
+    if not directory.is_dir():
+        raise Failed(f"checkpoint {directory} was not written")
+    temporary = directory / (DIGEST + ".tmp")
+    temporary.write_text(json.dumps(_digest(directory), indent=1, sort_keys=True))
+    temporary.rename(directory / DIGEST)
+
+
+def fault_of(directory: Path) -> str:
+    """Why a step's directory cannot be trusted, or "" when it can."""
+    if not (directory / DIGEST).is_file():
+        return "it was never completed"
+    try:
+        promised = json.loads((directory / DIGEST).read_text())
+    except ValueError:
+        return f"its {DIGEST} is damaged"
+    found = _digest(directory)
+    wrong = sorted(name for name in promised.keys() | found.keys() if promised.get(name) != found.get(name))
+    return f"{wrong[0]} is missing or changed" if wrong else ""
+
+
+def newest_good(directory: Path) -> int | None:
+    """The newest step that can be trusted; None when no step was ever completed. Changes nothing.
+
+    Raises Refused when steps were completed but every one is damaged: starting afresh would hide that.
+    """
+    damaged = []
+    for step in steps_in(directory):
+        fault = fault_of(directory / str(step))
+        if not fault:
+            return step
+        log.warning("checkpoint %s skipped: %s", directory / str(step), fault)
+        damaged += [step] if (directory / str(step) / DIGEST).exists() else []
+    if damaged:
+        raise Refused(f"every checkpoint in {directory} is damaged; move the folder away to start afresh")
+    return None
+
+
+def set_aside(directory: Path, after: int | None) -> None:
+    """Moves steps newer than `after`, which cannot be trusted, to `directory`/../rejected."""
+    for step in steps_in(directory):
+        if after is None or step > after:
+            rejected = directory.parent / "rejected"
+            rejected.mkdir(exist_ok=True)
+            place = rejected / f"{step}-{len(list(rejected.glob(f'{step}-*')))}"
+            shutil.move(directory / str(step), place)
+            log.warning("checkpoint %s moved to %s", directory / str(step), place)
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Step numbers that have a directory, newest first."""
+    if not directory.is_dir():
+        return []
+    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+
+
+def read_meta(directory: Path, step: int) -> dict[str, Any]:
+    """What `save` was given as meta."""
+    with ocp.CheckpointManager(directory.absolute()) as manager:
+        return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+
+def restore(directory: Path, step: int, abstract: TrainState) -> TrainState:
+    """The saved state, placed as `abstract` says. Raises Refused, naming a leaf, when names, shapes or types differ."""
+    with ocp.CheckpointManager(directory.absolute()) as manager:
+        saved = manager.item_metadata(step).state.tree
+        _check_same(_shapes(saved), _shapes(abstract), directory / str(step))
+        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
+
+
+def restore_params(directory: Path, step: int, abstract: Any) -> Any:
+    """Only the parameters of a saved state, placed as `abstract` says."""
+    path = directory.absolute() / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        saved = reader.metadata(path).item_metadata.tree
+        _check_same(_shapes(saved["params"]), _shapes(abstract), path)
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        restored = reader.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                item={"params": abstract}, restore_args={"params": arguments}, partial_restore=True
+            ),
+        )
+        return restored["params"]
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(tree)}
+
+
+def _check_same(saved: dict[str, tuple], wanted: dict[str, tuple], path: Path) -> None:
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in saved:
+            raise Refused(f"checkpoint {path} lacks the parameter {name}")
+        if name not in wanted:
+            raise Refused(f"checkpoint {path} holds {name}, which this model does not have")
+        if saved[name] != wanted[name]:
+            raise Refused(f"checkpoint {path}: {name} is {saved[name]}, this model's is {wanted[name]}")
+
+
+def _digest(directory: Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(DIGEST))
+    return {str(path.relative_to(directory)): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

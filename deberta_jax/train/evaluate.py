@@ -1,0 +1,69 @@
+"""Held-out numbers and samples."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deberta_jax.dist.axes import batch_devices
+from deberta_jax.errors import Refused
+from deberta_jax.tokenizers import SentencePieceTokenizer
+from deberta_jax.train.build import Run
+from deberta_jax.train.metrics import perplexity, ratios
+
+SHOWN = 5  # guesses listed for a sample
+
+
+class Interrupted(Exception):
+    """A stop was asked for while evaluating; what was counted so far is worth nothing."""
+
+
+def evaluate(run: Run, params: Any, batches: Iterable[dict], stop: Callable[[], bool]) -> dict[str, float]:
+    """loss (nats), perplexity, accuracy, baseline_accuracy, number of predictions; each position counted once."""
+    total: dict | None = None
+    for batch in batches:
+        if stop():
+            raise Interrupted
+        sums = run.evaluate(params, run.place(batch))
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    scores = ratios(total)
+    scores["perplexity"] = perplexity(scores["loss"])
+    scores["predictions"] = float(total["loss"][1])
+    return scores
+
+
+def samples(run: Run, params: Any, batch: dict[str, np.ndarray], piece: Callable[[int], str], count: int) -> str:
+    """The first `count` masked positions of a batch: the true piece and the best guesses, a line each."""
+    ids_bpk, probabilities_bpk = jax.device_get(run.predict(params, run.place(batch)))
+    lines = []
+    for row, place in np.argwhere(batch["weights"] > 0)[:count]:
+        guesses = zip(ids_bpk[row, place, :SHOWN], probabilities_bpk[row, place, :SHOWN], strict=True)
+        listed = "  ".join(f"{piece(int(i))} {p:.2f}" for i, p in guesses)
+        lines.append(f"{piece(int(batch['labels'][row, place])):>16} | {listed}")
+    return "\n".join(lines)
+
+
+def fill_mask(run: Run, params: Any, tokenizer: SentencePieceTokenizer, text: str) -> list[list[tuple[str, float]]]:
+    """For each [MASK] of `text`, the best (piece, probability) pairs, best first. Raises Refused for a text without."""
+    ids = np.array(tokenizer.encode_masked(text), np.int32)
+    places = np.flatnonzero(ids == tokenizer.mask_id)
+    if not places.size:
+        raise Refused(f"--fill_mask: no [MASK] in {text!r}")
+    rows = batch_devices(run.config.rules, run.mesh)  # the mesh wants its share of rows; they are all the same one
+    batch = {
+        "input_ids": ids,
+        "documents": np.ones_like(ids),
+        "positions": np.arange(len(ids), dtype=np.int32),
+        "masked_positions": places.astype(np.int32),
+        "labels": np.zeros(len(places), np.int32),
+        "weights": np.ones(len(places), np.float32),
+    }
+    batch = {name: np.tile(values, (rows, 1)) for name, values in batch.items()}
+    batch["rows"] = np.arange(rows, dtype=np.int32)
+    best_ids, probabilities = jax.device_get(run.predict(params, run.place(batch)))
+    return [
+        [(tokenizer.piece(int(i)), float(p)) for i, p in zip(*pair, strict=True)]
+        for pair in zip(best_ids[0], probabilities[0], strict=True)
+    ]

@@ -1,0 +1,147 @@
+"""What a run finds and leaves in its workdir: config, environment, the state to start from."""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deberta_jax import config as configs
+from deberta_jax.config import Config
+from deberta_jax.data.prepared import Manifest
+from deberta_jax.errors import Refused
+from deberta_jax.tokenizers import SentencePieceTokenizer
+from deberta_jax.train import checkpoint
+from deberta_jax.train.build import Run
+from deberta_jax.train.state import TrainState
+
+CHECKPOINTS = "checkpoints"
+TOKENIZER = "tokenizer"
+CONFIG = "config.json"
+# A run may go on with another value of these; they change how it computes, not what it is.
+FREE_MODEL_KEYS = frozenset({"hidden_dropout", "attention_dropout", "dtype", "remat"})
+FIXED_KEYS = ("seed", "batch_size", "objective")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+log = logging.getLogger(__name__)
+
+
+def open_workdir(path: str) -> Path:
+    """The workdir, made if it is not there. Raises Refused where nothing can be written."""
+    workdir = Path(path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise Refused(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    return workdir
+
+
+def meta_of(config: Config, manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """What a checkpoint says about itself, beside its arrays."""
+    return {
+        "config": configs.to_dict(config),
+        "tokenizer": manifests[0].tokenizer_fingerprint,
+        "manifests": [manifest.fingerprint for manifest in manifests],
+    }
+
+
+def write_run_files(workdir: Path, config: Config, tokenizer: SentencePieceTokenizer) -> None:
+    """config.json (runs again as --config=WORKDIR/config.json), environment.json (what it ran on), the tokenizer."""
+    tokenizer.save_vocabulary(workdir / TOKENIZER)
+    _write_json(workdir / CONFIG, configs.to_dict(config))
+    environment = {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "git": _git_commit(),
+    }
+    _write_json(workdir / "environment.json", environment)
+
+
+def starting_state(run: Run, workdir: Path, meta: dict[str, Any]) -> TrainState:
+    """The newest good checkpoint of this workdir, else the parameters of init_from, else fresh; says which."""
+    directory = workdir / CHECKPOINTS
+    step = checkpoint.newest_good(directory)
+    checkpoint.set_aside(directory, after=step)
+    if step is not None:
+        check_same_run(meta, checkpoint.read_meta(directory, step), directory / str(step))
+        log.warning("resuming %s at step %d", workdir, step)
+        return checkpoint.restore(directory, step, run.abstract)
+    if run.config.init_from:
+        return _initialised_from(run, Path(run.config.init_from), meta)
+    return run.fresh()
+
+
+def _initialised_from(run: Run, source: Path, meta: dict[str, Any]) -> TrainState:
+    step = checkpoint.newest_good(source / CHECKPOINTS)
+    if step is None:
+        raise Refused(f"init_from: {source} holds no complete checkpoint")
+    other = checkpoint.read_meta(source / CHECKPOINTS, step)
+    if other["tokenizer"] != meta["tokenizer"]:
+        raise Refused(f"init_from: {source} was trained with another tokenizer than the data")
+    log.warning("parameters from %s, step %d", source, step)
+    params = checkpoint.restore_params(source / CHECKPOINTS, step, run.abstract.params)
+    return run.fresh().replace(params=params)
+
+
+def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
+    """(step, parameters) of the newest good checkpoint. Raises Refused when there is none or it is another model's."""
+    directory = workdir / CHECKPOINTS
+    step = checkpoint.newest_good(directory)
+    if step is None:
+        raise Refused(f"{workdir} holds no complete checkpoint")
+    saved = checkpoint.read_meta(directory, step)["config"]["model"]
+    for key, value in flat(configs.to_dict(run.config.model)).items():
+        if key not in FREE_MODEL_KEYS and saved[key] != value:
+            raise Refused(f"{directory / str(step)} has model.{key} {saved[key]!r}, the config says {value!r}")
+    return step, checkpoint.restore_params(directory, step, run.abstract.params)
+
+
+def check_same_run(now: dict[str, Any], saved: dict[str, Any], path: Path) -> None:
+    """Raises Refused, by name, when a checkpoint is of another model, tokenizer, data or batch stream.
+
+    Other changed keys are allowed and said: a learning rate may be lowered half way.
+    """
+    if saved["tokenizer"] != now["tokenizer"]:
+        raise Refused(f"checkpoint {path} was trained with another tokenizer than the data have")
+    if saved["manifests"] != now["manifests"]:
+        raise Refused(f"checkpoint {path} was trained on other data (manifest); choose another --workdir")
+    before, after = flat(saved["config"]), flat(now["config"])
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    for key in changed:
+        group, _, name = key.partition(".")
+        fixed = key in FIXED_KEYS or (group == "model" and name not in FREE_MODEL_KEYS)
+        said = f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
+        if fixed:
+            raise Refused(f"checkpoint {path} is of another run: {said}")
+        log.warning("resuming with a change: %s", said)
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """{"model.num_layers": 4, ...} of nested dictionaries; tuples become lists, as JSON has them."""
+    if not isinstance(values, dict):
+        return {prefix[:-1]: json.loads(json.dumps(values))}
+    return {key: value for name, inner in values.items() for key, value in flat(inner, f"{prefix}{name}.").items()}
+
+
+def _git_commit() -> str:
+    done = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,  # a copy without its history is legal
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

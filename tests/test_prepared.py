@@ -1,0 +1,139 @@
+"""Rows and manifests on disk."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deberta_jax.data.prepared import (
+    Manifest,
+    decode_row,
+    encode_row,
+    id_dtype,
+    read_manifest,
+    verify_shards,
+    write_manifest,
+)
+from deberta_jax.errors import Refused
+
+
+def split_of(*shards: dict) -> dict:
+    return {"rows": sum(s["rows"] for s in shards), "tokens": 9, "documents": 2, "shards": list(shards)}
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A directory with two shards to train on; what is in a shard is not looked at here."""
+    shards = []
+    for number in range(2):
+        content = bytes([number]) * 100
+        (tmp_path / f"train-{number}").write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        shards.append({"file": f"train-{number}", "rows": 3, "sha256": sha256, "bytes": 100})
+    values = {
+        "length": 16,
+        "id_dtype": "uint16",
+        "tokenizer": {"fingerprint": "abc", "size": 601, "file": "tokenizer/spm.model"},
+        "splits": {"train": split_of(*shards), "holdout": split_of()},
+        "top_id": 7,
+        "max_id": 500,
+        "source": {"input": "builtin"},
+    }
+    write_manifest(tmp_path, values)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(601, "uint16"), (65535, "uint16"), (65536, "uint16"), (65537, "uint32")])
+def test_ids_take_two_bytes_where_they_fit(size, dtype):
+    assert id_dtype(size) == dtype
+    assert np.iinfo(dtype).max >= size - 1
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_rows_come_back_from_their_records(dtype):
+    rng = np.random.default_rng(0)
+    ids_l = rng.integers(0, np.iinfo(dtype).max, 128, endpoint=True).astype(np.int32)
+    ids_l = np.minimum(ids_l, np.iinfo(np.int32).max) if dtype == "uint16" else np.abs(ids_l)
+    documents_l = np.sort(rng.integers(0, 9, 128)).astype(np.int32)
+    record = encode_row(ids_l, documents_l, dtype)
+    assert len(record) == 128 * (np.dtype(dtype).itemsize + 2)
+    decoded = decode_row(record, 128, dtype)
+    for found, expected in zip(decoded, (ids_l, documents_l), strict=True):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_records_are_little_endian():
+    assert encode_row(np.array([258, 1]), np.array([1, 0]), "uint16") == bytes([2, 1, 1, 0, 1, 0, 0, 0])
+    assert encode_row(np.array([258]), np.array([3]), "uint32") == bytes([2, 1, 0, 0, 3, 0])
+
+
+def test_a_record_of_another_length_is_refused():
+    with pytest.raises(Refused, match="512 bytes is no row of 64 uint16"):
+        decode_row(bytes(512), 64, "uint16")
+
+
+def test_the_manifest_comes_back_as_written(prepared):
+    manifest = read_manifest(prepared)
+    assert isinstance(manifest, Manifest)
+    assert (manifest.length, manifest.id_dtype, manifest.tokenizer_size) == (16, "uint16", 601)
+    assert (manifest.tokenizer_fingerprint, manifest.top_id, manifest.max_id) == ("abc", 7, 500)
+    assert manifest.splits["train"].rows == 6 and manifest.splits["holdout"].shards == ()
+    assert manifest.shard_paths("train") == [prepared / "train-0", prepared / "train-1"]
+    assert manifest.tokenizer_path == prepared / "tokenizer"
+
+
+def test_the_fingerprint_is_the_hash_of_everything_else(prepared):
+    values = json.loads((prepared / "manifest.json").read_text())
+    first = values.pop("fingerprint")
+    write_manifest(prepared, {k: v for k, v in values.items() if k != "format"})
+    assert read_manifest(prepared).fingerprint == first
+    write_manifest(prepared, {**values, "top_id": 8})
+    assert read_manifest(prepared).fingerprint != first
+
+
+def test_missing_directories_and_manifests_are_refused_by_name(prepared):
+    with pytest.raises(Refused, match=rf"does not exist, did you mean '{prepared.name}'"):
+        read_manifest(prepared.with_name(prepared.name + "x"))
+    (prepared / "manifest.json").unlink()
+    with pytest.raises(Refused, match="has no manifest.json: run"):
+        read_manifest(prepared)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"format": 1', '"format": 2', "has format 2, this code reads 1"),
+        ('"max_id": 500', '"max_id": 400', "was changed after it was written"),
+        ("{", "", "is not JSON"),
+        (None, "[]", "is no manifest"),
+    ],
+)
+def test_manifests_that_are_not_ours_are_refused(prepared, before, after, message):
+    file = prepared / "manifest.json"
+    text = file.read_text()
+    file.write_text(after if before is None else text.replace(before, after))
+    with pytest.raises(Refused, match=message):
+        read_manifest(prepared)
+
+
+def test_whole_shards_are_accepted(prepared):
+    verify_shards(read_manifest(prepared), ["train", "holdout"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "train-1 is missing"),
+        (bytes([1]) * 99, "train-1 has 99 bytes, the manifest says 100"),
+        (bytes([1]) * 50 + bytes([3]) + bytes([1]) * 49, "train-1 is corrupt"),
+    ],
+)
+def test_a_damaged_shard_is_refused_by_name(prepared, content, message):
+    shard = prepared / "train-1"
+    shard.unlink() if content is None else shard.write_bytes(content)
+    with pytest.raises(Refused, match=message):
+        verify_shards(read_manifest(prepared), ["train"])
+    verify_shards(read_manifest(prepared), ["holdout"])

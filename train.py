@@ -1,0 +1,43 @@
+"""Pretrains a DeBERTa.
+
+    python train.py --config=configs/NAME.py[:ARG] [--config.key=value ...] --workdir=DIR
+
+Run the same command again to go on where it stopped. Exit codes: docs/architecture.md.
+"""
+
+import logging
+import sys
+
+from deberta_jax import config as configs
+from deberta_jax import errors, flags
+
+
+def parse(argv: list[str]):
+    """(loaded config, other flags)."""
+    loaded = flags.load_config(argv)
+    arguments = flags.Arguments(prog="train.py", description="Pretrains a DeBERTa.")
+    arguments.add_argument("--workdir", help="where checkpoints, metrics and pictures go")
+    arguments.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
+    arguments.add_argument("--replay", type=flags.whole_number, help="run this one step again, without an update")
+    return loaded, arguments.parse_args(loaded.rest)
+
+
+def main(argv: list[str]) -> None:
+    loaded, arguments = parse(argv)
+    config = configs.build(loaded.config)
+    if arguments.print_config:
+        print(flags.describe(loaded.config, loaded.preset))
+        return
+    if arguments.workdir is None:
+        raise errors.Refused("--workdir=DIR is missing: where checkpoints and metrics go")
+    logging.basicConfig(format="%(message)s")
+    from deberta_jax.train import pretrain  # imports jax: only now that the flags are known to be right
+
+    if arguments.replay is not None:
+        pretrain.replay(config, arguments.workdir, arguments.replay)
+    else:
+        pretrain.pretrain(config, arguments.workdir)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, sys.argv[1:]))
