@@ -9,14 +9,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+import functools  # noqa: E402
 import itertools  # noqa: E402
 import json  # noqa: E402
+import subprocess  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from deberta_jax.tokenizers.train import train_unigram  # noqa: E402
+from runs import prepare_rows, start  # noqa: E402
 
 PIECES = 600
 
@@ -51,3 +55,17 @@ def spm_dir(documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     (directory / "spm.model").write_bytes(train_unigram(documents, **settings))
     (directory / "tokenizer_settings.json").write_text(json.dumps(settings))
     return directory
+
+
+@pytest.fixture(scope="session")
+def prepared(documents: list[str], spm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents as rows of 32 tokens, a tenth of them held out."""
+    output = tmp_path_factory.mktemp("prepared") / "rows"
+    prepare_rows(documents, spm_dir, output, length=32, holdout=0.1)
+    return output
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen]:
+    """`runs.start` for processes that share one compilation cache: of equal programs only the first compiles."""
+    return functools.partial(start, cache=tmp_path_factory.mktemp("compiled"))

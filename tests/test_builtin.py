@@ -8,7 +8,7 @@ import pytest
 
 from deberta_jax.data.builtin import SHINGLE_WORDS, Page, Seen, builtin_pages, standard_library
 
-MODULE = '''"""The module explains itself in a sentence of some length."""
+MODULE = r'''"""The module explains itself in a sentence of some length."""
 
 class Late:
     """A class that is described at length, so that it makes a page."""
@@ -25,6 +25,7 @@ def function():
         indented as they were.
     """
 
+PATTERN = "\d is no escape: a warning in every Python"
 raise RuntimeError("nobody imports this")
 '''
 

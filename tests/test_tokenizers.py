@@ -30,6 +30,7 @@ STRANGE = (
     "ﬁne ㎡ ① …",
     "a\u200bb zero width",
     "nul \0 inside",
+    "a\x1c separator\x85 or two",
     "[MASK] is [CLS] no [SEP] special <mask>",
 )
 
@@ -201,6 +202,15 @@ def test_a_missing_or_broken_model_is_refused_by_name(spm_dir, tmp_path):
 def test_training_twice_gives_the_same_bytes(documents):
     for settings in (SETTINGS, SETTINGS | {"max_sentences": 101}):
         assert train_unigram(documents, **settings) == train_unigram(documents, **settings)
+
+
+def test_sampled_sentences_come_from_the_whole_text(documents):
+    doubled = [*documents, *(text.upper() for text in documents)]
+    sampled = SentencePieceTokenizer(train_unigram(doubled, **SETTINGS | {"max_sentences": 150}))
+    whole = SentencePieceTokenizer(train_unigram(doubled, **SETTINGS))
+    assert sampled.fingerprint != whole.fingerprint
+    pieces = [sampled.piece(i) for i in sampled.ordinary_ids]
+    assert any(len(p) > 2 and p.isupper() for p in pieces) and any(len(p) > 2 and p.islower() for p in pieces)
 
 
 def test_a_vocabulary_too_large_for_the_text_is_refused_with_the_largest_size(documents):

@@ -119,7 +119,7 @@ def eval_batches(
     """This host's part of one pass over (manifest, split) sets: each row once and in order, or the first `max_rows`.
 
     Masks depend on (seed, row) only, not on the batch size. Every host gets the same number of batches; where rows run
-    out, filler rows of document 0, weight 0 and example -1 complete the last. Refuses what `train_batches` refuses.
+    out, filler rows of document 0, weight 0 and example -1 complete the last. Sets are refused as by `train_batches`.
     """
     total = _check_sets(sets, vocabulary)
     total = min(total, max_rows) if max_rows else total

@@ -51,7 +51,7 @@ def builtin_pages(library: Path) -> Iterator[Page]:
 def _pages(source: bytes) -> Iterator[list[str]]:
     """The documentation strings of a file: first the module's and its functions', then each class's."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore")  # of wrong escapes; the category depends on the Python
         try:
             module = ast.parse(source)
         except (SyntaxError, ValueError):  # a template of a file, not a module

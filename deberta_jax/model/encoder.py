@@ -10,7 +10,8 @@ from flax import linen as nn
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain
 from deberta_jax.model.attention import Chosen, DisentangledAttention, Memory
-from deberta_jax.model.layers import ACTIVATIONS, dense, layer_norm, weight_init
+from deberta_jax.model.layers import dense, layer_norm, weight_init
+from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.dropout import Noise, dropout
 
 SITE_MLP = 3  # follows the attention's sites

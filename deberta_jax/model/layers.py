@@ -7,13 +7,6 @@ from flax import linen as nn
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import named
 
-ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact erf, as the released models
-    "relu": jax.nn.relu,
-    "swish": jax.nn.swish,
-    "tanh": jnp.tanh,
-}
-
 
 def weight_init(cfg: ModelConfig, *axes: str):
     """Normal with the released models' spread, axes named."""

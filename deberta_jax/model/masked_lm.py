@@ -8,8 +8,9 @@ from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain, named
 from deberta_jax.model.attention import Chosen
 from deberta_jax.model.encoder import Encoder, allowed_pairs
-from deberta_jax.model.layers import ACTIVATIONS, dense, layer_norm
+from deberta_jax.model.layers import dense, layer_norm
 from deberta_jax.ops import attention
+from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.dropout import Noise
 
 DECODER_PASSES = 2  # a constant of the released code: its last layer, applied twice

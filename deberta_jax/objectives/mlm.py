@@ -45,8 +45,7 @@ def _logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -
 def _sums(logits_bpv: jax.Array, batch: Batch) -> Sums:
     weight_bp = batch["weights"]
     count = weight_bp.sum()
-    nll_bp = cross_entropy(logits_bpv, batch["labels"])
-    right_bp = logits_bpv.argmax(-1) == batch["labels"]
+    nll_bp, right_bp = cross_entropy(logits_bpv, batch["labels"])
     return {"loss": ((nll_bp * weight_bp).sum(), count), "accuracy": ((right_bp * weight_bp).sum(), count)}
 
 

@@ -32,7 +32,7 @@ class Checkpoints:
         self._cfg = cfg
         self._clock = clock
         self._last_time = clock()
-        self._last_step: int | None = None
+        self._last_step = next(iter(steps_in(directory)), None)  # resumed, a run has saved the step it starts at
         options = ocp.CheckpointManagerOptions(max_to_keep=cfg.keep_last, keep_period=cfg.keep_every or None)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-digest")
@@ -136,13 +136,13 @@ def steps_in(directory: Path) -> list[int]:
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:
     """What `save` was given as meta."""
-    with ocp.CheckpointManager(directory.absolute()) as manager:
+    with _reader(directory) as manager:
         return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
 
 def restore(directory: Path, step: int, abstract: TrainState) -> TrainState:
     """The saved state, placed as `abstract` says. Raises Refused, naming a leaf, when names, shapes or types differ."""
-    with ocp.CheckpointManager(directory.absolute()) as manager:
+    with _reader(directory) as manager:
         saved = manager.item_metadata(step).state.tree
         _check_same(_shapes(saved), _shapes(abstract), directory / str(step))
         return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
@@ -162,6 +162,12 @@ def restore_params(directory: Path, step: int, abstract: Any) -> Any:
             ),
         )
         return restored["params"]
+
+
+def _reader(directory: Path) -> ocp.CheckpointManager:
+    """A manager that was told what is what: without handlers it knows no item's metadata and warns of each."""
+    handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(directory.absolute(), item_handlers=handlers)
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:

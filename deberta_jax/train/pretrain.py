@@ -173,7 +173,7 @@ def replay(config: Config, workdir: str, step: int) -> None:
         state.params, run.place(batch), key
     )
     print(f"step {step} with the parameters of step {int(state.step)}: loss {float(loss)}")
-    print(f"gradient norm {float(optax.global_norm(gradients))}, rows {batch['examples'].tolist()}")
+    print(f"gradient norm {float(optax.tree.norm(gradients))}, rows {batch['examples'].tolist()}")
     bad = [name for name, leaf in named_leaves(gradients) if not np.isfinite(np.asarray(leaf)).all()]
     if bad or not np.isfinite(float(loss)):
         raise Failed(f"step {step} is not finite; gradients that are not: {', '.join(bad) or 'none'}")

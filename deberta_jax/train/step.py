@@ -25,7 +25,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         gradients, loss, sums = batch_gradients(objective, state.params, batch, key, micro_batches)
-        gradient_norm = optax.global_norm(gradients)
+        gradient_norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         rate = schedule(state.step)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
@@ -36,8 +36,8 @@ def make_train_step(
         report = {
             "learning_rate": rate,
             "gradient_norm": gradient_norm,
-            "update_norm": optax.global_norm(updates),
-            "parameter_norm": optax.global_norm(params),
+            "update_norm": optax.tree.norm(updates),
+            "parameter_norm": optax.tree.norm(params),
             "skipped_steps": skipped,
         }
         sums = sums | {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in report.items()}

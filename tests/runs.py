@@ -1,0 +1,130 @@
+"""Tiny training runs: prepared rows of made-up text, a model of 32 x 2, the command line that trains it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from deberta_jax import config as configs
+from deberta_jax.config import Config
+from deberta_jax.data.prepare import Job, prepare
+from deberta_jax.data.prepared import Manifest
+from deberta_jax.flags import load_config
+
+ROOT = Path(__file__).parents[1]
+TIMES = ("tokens_per_second", "data_wait_seconds")  # the metrics that no two runs share
+TINY = {
+    "steps": 6,
+    "batch_size": 8,
+    "log_every": 1,
+    "model.num_layers": 2,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.intermediate_size": 64,
+    "model.position_buckets": 8,
+    "model.max_relative_positions": 16,
+    "model.max_position_embeddings": 64,
+    "model.hidden_dropout": 0.1,
+    "model.attention_dropout": 0.1,
+    "optimizer.warmup_steps": 2,
+    "eval.every": 3,
+    "eval.batch_size": 16,
+    "eval.max_rows": 40,
+    "eval.samples": 2,
+    "checkpoint.every_steps": 3,
+}
+
+
+def prepare_rows(documents: Sequence[str], tokenizer: Path, output: Path, *, length: int, holdout: float) -> Manifest:
+    """`documents` as rows of `length` tokens in `output`."""
+    text = output.with_suffix(".txt")
+    text.write_text("\n\n".join(documents), encoding="utf-8")
+    job = Job(
+        source=str(text),
+        field="text",
+        one_per_line=False,
+        tokenizer=tokenizer,
+        length=length,
+        holdout=holdout,
+        shard=0,
+        shards=1,
+        unit_chars=100_000,
+        processes=1,
+        output=output,
+    )
+    return prepare(job).manifest
+
+
+def tiny_flags(prepared: Path, **changes: object) -> list[str]:
+    """The --config flags of a tiny run on `prepared`; `changes` name keys with __ for the dot."""
+    values = {**TINY, "data.paths": (str(prepared),)}
+    values |= {key.replace("__", "."): value for key, value in changes.items()}
+    return ["--config=configs/quickstart.py", *(f"--config.{key}={value}" for key, value in values.items())]
+
+
+def tiny_config(prepared: Path, **changes: object) -> Config:
+    """The Config that `tiny_flags` stand for."""
+    source, *overrides = tiny_flags(prepared, **changes)
+    path = ROOT / source.removeprefix("--config=")
+    return configs.build(load_config([f"--config={path}", *overrides]).config)
+
+
+def start(program: str, *flags: str, devices: int = 1, cache: Path | None = None) -> subprocess.Popen:
+    """`python program flags` in a process of its own with so many simulated devices; its output is collected.
+
+    With `cache`, what one process compiles the next one reads.
+    """
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    if cache is not None:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    return subprocess.Popen(
+        [sys.executable, program, *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Waits for the end of a started process; never leaves one behind."""
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Returns once `happened()`; fails when the process ends first or two minutes pass."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "waited two minutes"
+        time.sleep(0.01)
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl without the times."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+@contextlib.contextmanager
+def flipped_byte(path: Path) -> Iterator[None]:
+    """One byte in the middle of the file is wrong inside."""
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 0xFF
+    path.write_bytes(bad)
+    yield
+    path.write_bytes(good)

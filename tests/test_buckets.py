@@ -1,0 +1,48 @@
+"""Values printed by the released code for its published settings (256 buckets, distances to 512)."""
+
+import numpy as np
+import pytest
+
+import slow_deberta
+from deberta_jax.ops.buckets import bucket_of_distance, row_of_distance
+
+RELEASED = {
+    **{127: 127, 128: 128, 129: 129, 131: 131, 140: 137, 200: 169, 256: 192, 300: 207, 400: 233, 500: 254},
+    **{509: 255, 510: 255, 511: 255},
+}
+
+
+def test_the_buckets_are_those_of_the_released_code():
+    distance = np.array(list(RELEASED))
+    assert bucket_of_distance(distance, 256, 512).tolist() == list(RELEASED.values())
+
+
+def test_negative_distances_mirror_positive_ones():
+    distance = np.arange(0, 2000)
+    np.testing.assert_array_equal(bucket_of_distance(-distance, 256, 512), -bucket_of_distance(distance, 256, 512))
+
+
+def test_distances_up_to_half_the_buckets_are_exact():
+    distance = np.arange(-128, 129)
+    np.testing.assert_array_equal(bucket_of_distance(distance, 256, 512), distance)
+
+
+def test_buckets_never_decrease_with_distance():
+    buckets = bucket_of_distance(np.arange(-700, 701), 256, 512)
+    assert set(np.diff(buckets)) <= {0, 1}
+
+
+def test_rows_are_1_to_511_at_any_length_and_each_is_used():
+    assert set(row_of_distance(np.arange(-5000, 5001), 256, 512)) == set(range(1, 512))
+
+
+def test_distances_beyond_the_limit_share_the_last_row():
+    assert row_of_distance(np.array([511, 512, 600, 100_000]), 256, 512).tolist() == [511] * 4
+    assert row_of_distance(np.array([-511, -512, -600, -100_000]), 256, 512).tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(("buckets", "limit"), [(256, 512), (8, 16), (32, 64), (2, 3), (5, 9), (16, 16)])
+def test_every_distance_agrees_with_the_formula_one_by_one(buckets, limit):
+    distance = range(-3 * limit, 3 * limit + 1)
+    expected = [slow_deberta.table_row(d, 0, buckets, limit) for d in distance]
+    assert row_of_distance(np.array(distance), buckets, limit).tolist() == expected

@@ -1,0 +1,46 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deberta_jax.ops.cross_entropy import cross_entropy
+
+
+def random_case(spread=3.0):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(3, 4, 11)).astype(np.float32) * np.float32(spread), rng.integers(0, 11, (3, 4))
+
+
+def softmax(logits):
+    weight = np.exp(logits - logits.max(-1, keepdims=True))
+    return weight / weight.sum(-1, keepdims=True)
+
+
+def test_the_loss_is_minus_the_log_of_the_labels_probability():
+    logits, label = random_case()
+    loss = np.asarray(cross_entropy(logits, label))
+    for b, p in np.ndindex(3, 4):
+        total = sum(math.exp(float(logit)) for logit in logits[b, p])
+        assert abs(loss[b, p] + math.log(math.exp(logits[b, p, label[b, p]]) / total)) < 1e-5
+
+
+def test_the_gradient_is_softmax_minus_one_hot():
+    logits, label = random_case()
+    gradient = jax.grad(lambda x: cross_entropy(x, label).sum())(logits)
+    np.testing.assert_allclose(gradient, softmax(logits.astype(np.float64)) - np.eye(11)[label], rtol=0, atol=1e-6)
+
+
+def test_huge_logits_neither_overflow_nor_lose_the_loss():
+    logits = jnp.array([[[1e4, 0.0, -1e30], [0.0, 1e4, -1e30]]])
+    label = jnp.array([[0, 0]])
+    assert cross_entropy(logits, label).tolist() == [[0.0, 1e4]]
+    assert jnp.isfinite(jax.grad(lambda x: cross_entropy(x, label).sum())(logits)).all()
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+    logits, label = random_case()
+    rounded = jnp.asarray(logits, jnp.bfloat16)
+    loss = cross_entropy(rounded, label)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_array_equal(loss, cross_entropy(rounded.astype(jnp.float32), label))

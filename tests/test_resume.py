@@ -1,0 +1,121 @@
+"""A run that is stopped or killed, at any moment, ends as the run that was left alone. Real processes, real signals."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from deberta_jax.train import checkpoint
+from runs import finish, metrics, tiny_flags, wait_for
+
+pytestmark = [pytest.mark.two_process, pytest.mark.slow]
+LONG = {"steps": 24, "optimizer__warmup_steps": 4}
+
+
+def arrays(workdir: Path, step: int) -> dict:
+    """Parameters, optimizer state and counters of a step, as they are on disk."""
+    path = (workdir / "checkpoints" / str(step) / "state").absolute()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        names = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def assert_same_run(workdir: Path, other: Path, step: int) -> None:
+    """Bit for bit the same parameters, optimizer state and logged numbers."""
+    found, wanted = arrays(workdir, step), arrays(other, step)
+    assert found.keys() == {"params", "opt_state", "step", "skipped"}
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert metrics(workdir) == metrics(other)
+
+
+def examples(notes: Path) -> list[list[int]]:
+    """The rows that each step of a troubled_train run was given."""
+    return [json.loads(line) for line in notes.read_text().splitlines()]
+
+
+@pytest.fixture
+def troubled(launch: Callable, prepared: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+    """Starts a tiny run under WORKDIR that strikes itself; its notes go to WORKDIR.notes."""
+
+    def begin(workdir: str, name: str, moment: str, **changes) -> subprocess.Popen:
+        notes = tmp_path / f"{workdir}.notes"
+        flags = tiny_flags(prepared, **changes)
+        return launch("tests/troubled_train.py", name, moment, str(notes), *flags, f"--workdir={tmp_path / workdir}")
+
+    return begin
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_killed_after_three_steps_and_run_again_it_equals_six_in_one_go(micro_batches, troubled, tmp_path):
+    whole = troubled("whole", "SIGTERM", "never", micro_batches=micro_batches)
+    killed = finish(troubled("killed", "SIGKILL", "saved:3", micro_batches=micro_batches))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = finish(troubled("killed", "SIGTERM", "never", micro_batches=micro_batches))
+    assert finish(whole).returncode == again.returncode == 0, again.stderr
+    assert f"resuming {tmp_path / 'killed'} at step 3" in again.stderr
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", step=6)
+    given = examples(tmp_path / "whole.notes")
+    assert len(given) == 6
+    assert len({row for batch in given for row in batch}) == 6 * 8  # none twice in an epoch
+    assert examples(tmp_path / "killed.notes")[-3:] == given[3:]
+
+
+@pytest.fixture(scope="module")
+def left_alone(launch: Callable, prepared: Path, tmp_path_factory) -> Path:
+    """The workdir of 24 steps in one go."""
+    workdir = tmp_path_factory.mktemp("left_alone") / "run"
+    done = finish(launch("train.py", *tiny_flags(prepared, **LONG), f"--workdir={workdir}"))
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_signal_at_any_moment_saves_and_the_next_start_goes_on(troubled, left_alone, tmp_path):
+    at = 0
+    for name, moment in [
+        ("SIGTERM", "compiling"),
+        ("SIGINT", "training"),
+        ("SIGTERM", "saving"),
+        ("SIGTERM", "evaluating"),
+    ]:
+        stopped = finish(troubled("run", name, moment, **LONG))
+        assert stopped.returncode == 75, (moment, stopped.stderr)
+        said = stopped.stderr.splitlines()[-1]
+        assert said.startswith(f"stopped: {name} at step "), said
+        before, at = at, checkpoint.newest_good(tmp_path / "run" / "checkpoints")
+        assert f"{name} at step {at}: the state is saved" in said
+        assert before < at < LONG["steps"] or moment == "evaluating"
+    done = finish(troubled("run", "SIGTERM", "never", **LONG))
+    assert done.returncode == 0, done.stderr
+    assert f"resuming {tmp_path / 'run'} at step {at}" in done.stderr
+    assert_same_run(tmp_path / "run", left_alone, LONG["steps"])
+
+
+def test_killed_at_random_instants_every_restart_goes_on(launch, prepared, left_alone, tmp_path):
+    workdir, chance = tmp_path / "run", random.Random(0)
+    command = ["train.py", *tiny_flags(prepared, **LONG), f"--workdir={workdir}"]
+
+    def newest() -> int:
+        sealed = (workdir / "checkpoints").glob(f"[0-9]*/{checkpoint.DIGEST}")
+        return max((int(path.parent.name) for path in sealed), default=0)
+
+    for _ in range(3):
+        before = newest()
+        process = launch(*command)
+        wait_for(lambda before=before: newest() > before, process)
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        killed = finish(process)
+        assert killed.returncode in (-signal.SIGKILL, 0)
+        assert (f"at step {before}" in killed.stderr) == (before > 0), killed.stderr
+    done = finish(launch(*command))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(workdir, left_alone, LONG["steps"])
