@@ -10,8 +10,8 @@ import jax.numpy as jnp
 def gelu(x: jax.Array) -> jax.Array:
     """x * Phi(x) with the exact erf, as the released models compute it.
 
-    Autodiff of the library's formula keeps four arrays of x's size for the backward pass; this keeps one, the derivative
-    Phi(x) + x * phi(x), which shares its erf with the value.
+    Autodiff of the library's formula keeps four arrays of x's size for the backward pass; this keeps one, the
+    derivative Phi(x) + x * phi(x), which shares its erf with the value.
     """
     return x * _normal_cdf(x)
 

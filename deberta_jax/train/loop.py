@@ -40,7 +40,15 @@ class Inputs:
 
 
 def train(
-    run: Run, state: TrainState, inputs: Inputs, workdir: Path, saves: Checkpoints, logger: Logger, meta: dict[str, Any]
+    run: Run,
+    state: TrainState,
+    inputs: Inputs,
+    workdir: Path,
+    *,
+    saves: Checkpoints,
+    logger: Logger,
+    meta: dict[str, Any],
+    stop: StopRequest,
 ) -> None:
     """Trains from `state` to config.steps; on return everything is evaluated, saved and logged.
 
@@ -50,7 +58,7 @@ def train(
     evaluated = last_evaluated(workdir)
     report = Lagged(Reporter(run, logger, inputs.length, int(state.skipped)))
     profile = Profile(config.profile_steps, workdir / "profile")
-    with StopRequest() as stop, contextlib.closing(_placed_ahead(run, inputs.train)) as placed:
+    with contextlib.closing(_placed_ahead(run, inputs.train)) as placed:
         try:
             while True:
                 if step > evaluated and _due(config.eval.every, step, config.steps):

@@ -27,6 +27,7 @@ from deberta_jax.train.evaluate import evaluate, fill_mask
 from deberta_jax.train.logger import JsonLines, Loggers, Progress, TensorBoard
 from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, peak_flops, train
 from deberta_jax.train.optimizer import named_leaves
+from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.step import batch_gradients
 
 log = logging.getLogger(__name__)
@@ -45,30 +46,34 @@ class Corpus:
 
 def pretrain(config: Config, workdir: str) -> None:
     """Trains to config.steps in `workdir`, from its newest checkpoint if it has one."""
-    path = session.open_workdir(workdir)
-    corpus = open_corpus(config.data, config.eval)
-    config = resolve(config, corpus.manifests, corpus.length)
-    run = build_run(config, corpus.manifests[0].top_id)
-    meta = session.meta_of(config, corpus.manifests)
-    state = session.starting_state(run, path, meta)
-    start = int(state.step)
-    if start >= config.steps and last_evaluated(path) >= config.steps:
-        log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
-        return
-    session.write_run_files(path, config, corpus.tokenizer)
-    _introduce(run, corpus)
-    inputs = open_inputs(config, corpus, start)
-    with contextlib.ExitStack() as exits:
-        logger = Loggers(
-            [JsonLines(path / METRICS, start), TensorBoard(path / "tensorboard", start), Progress(config.steps, start)]
-        )
-        exits.callback(logger.close)
-        saves = exits.enter_context(Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic))
-        train(run, state, inputs, path, saves, logger, meta)
+    with StopRequest() as stop:  # from here on a signal waits for the next moment when the state can be saved
+        path = session.open_workdir(workdir)
+        corpus = open_corpus(config.data, config.eval)
+        config = resolve(config, corpus.manifests, corpus.length)
+        run = build_run(config, corpus.manifests[0].top_id)
+        meta = session.meta_of(config, corpus.manifests)
+        state = session.starting_state(run, path, meta)
+        start = int(state.step)
+        if start >= config.steps and last_evaluated(path) >= config.steps:
+            log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
+            return
+        session.write_run_files(path, config, corpus.tokenizer)
+        _introduce(run, corpus)
+        inputs = open_inputs(config, corpus, start)
+        with (
+            contextlib.closing(_open_loggers(path, start, config.steps)) as logger,
+            Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
+        ):
+            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop)
     plots = path / "plots"
     plots.mkdir(exist_ok=True)
     plot_curves(path / METRICS, plots / "curves.png")
     log.warning("curves: %s", plots / "curves.png")
+
+
+def _open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
+    tensorboard = TensorBoard(workdir / "tensorboard", start)
+    return Loggers([JsonLines(workdir / METRICS, start), tensorboard, Progress(steps, start)])
 
 
 def open_corpus(data: DataConfig, evaluation: EvalConfig) -> Corpus:

@@ -1,0 +1,198 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slow_deberta
+from builders import packed_batch, scrambled, tiny_model
+from deberta_jax.model.encoder import Block, Embeddings, Encoder, allowed_pairs
+
+
+def encoder_and_params(**changes):
+    model = Encoder(tiny_model(**changes))
+    ids = jnp.ones((1, 4), jnp.int32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, deterministic=True)["params"])
+    return model, scrambled(shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="all_hidden_states")
+def encode(model, params, ids, documents, positions=None, *, rows=None, key=None, all_hidden_states=False):
+    """Deterministic without a key."""
+    rngs = None if key is None else {"dropout": key}
+    return model.apply(
+        {"params": params},
+        ids,
+        documents,
+        positions,
+        deterministic=key is None,
+        rows=rows,
+        all_hidden_states=all_hidden_states,
+        rngs=rngs,
+    )
+
+
+def inputs_of(batch):
+    return batch["input_ids"], batch["documents"], batch["positions"]
+
+
+ARCHITECTURES = {
+    "DeBERTa": {},
+    "content to position alone": {"pos_att_type": ("c2p",)},
+    "position to content alone": {"pos_att_type": ("p2c",)},
+    "BERT": {"pos_att_type": (), "position_biased_input": True, "decoder": "none"},
+}
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_every_hidden_state_is_that_of_the_loops(changes):
+    model, params = encoder_and_params(**changes)
+    batch = packed_batch(rows=2, length=40)  # longer than the 8 buckets and the distance limit of 16
+    output, states = encode(model, params, *inputs_of(batch), all_hidden_states=True)
+    expected = slow_deberta.encoder_states(model.cfg, params, *inputs_of(batch))
+    assert len(states) == len(expected) == model.cfg.num_layers + 1
+    for state, slow in zip(states, expected, strict=True):
+        np.testing.assert_allclose(state, slow, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(output, states[-1])
+
+
+def test_hidden_states_on_request_change_no_number():
+    model, params = encoder_and_params()
+    batch = packed_batch()
+    output, _ = encode(model, params, *inputs_of(batch), all_hidden_states=True)
+    np.testing.assert_allclose(encode(model, params, *inputs_of(batch)), output, rtol=0, atol=1e-6)
+
+
+def test_the_scan_is_the_blocks_one_by_one():
+    model, params = encoder_and_params()
+    batch = packed_batch()
+    _, states = encode(model, params, *inputs_of(batch), all_hidden_states=True)
+    table = model.apply({"params": params}, method="table")
+    allowed = allowed_pairs(batch["documents"], batch["documents"])
+    x = states[0]
+    for layer in range(model.cfg.num_layers - 1):
+        sliced = {"params": jax.tree.map(lambda leaf, n=layer: leaf[n], params["blocks"])}
+        x, _ = Block(model.cfg).apply(sliced, x, layer, table, allowed, None)
+        np.testing.assert_allclose(x, states[layer + 1], rtol=0, atol=1e-5)
+    x, _ = Block(model.cfg).apply({"params": params["last"]}, x, model.cfg.num_layers - 1, table, allowed, None)
+    np.testing.assert_allclose(x, states[-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0, 7, 64])
+def test_padding_leaves_real_tokens_unchanged(padding):
+    model, params = encoder_and_params()
+    ids = np.random.default_rng(0).integers(5, 100, (2, 20))
+    bare = encode(model, params, ids, np.ones_like(ids))
+    end = ((0, 0), (0, padding))
+    padded_ids = np.pad(ids, end, constant_values=9)  # whatever stands there
+    padded = encode(model, params, padded_ids, np.pad(np.ones_like(ids), end))
+    assert np.isfinite(padded).all()
+    np.testing.assert_allclose(padded[:, :20], bare, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("position_biased_input", [False, True])
+def test_embeddings_are_zero_at_padding(position_biased_input):
+    decoder = "none" if position_biased_input else "emd"
+    model, params = encoder_and_params(position_biased_input=position_biased_input, decoder=decoder)
+    batch = packed_batch()
+    real = batch["documents"] > 0
+    embeddings = Embeddings(model.cfg)
+    x = np.asarray(
+        embeddings.apply({"params": params["embeddings"]}, batch["input_ids"], real, batch["positions"], None)
+    )
+    assert not x[~real].any()
+    assert (x[real] != 0).all()
+
+
+@pytest.mark.parametrize("key", [None, 0])
+def test_permuting_the_batch_permutes_the_outputs_dropout_included(key):
+    model, params = encoder_and_params()
+    batch = packed_batch()
+    order = np.array([2, 0, 3, 1])
+    key = None if key is None else jax.random.key(key)
+    output = encode(model, params, *inputs_of(batch), rows=batch["rows"], key=key)
+    moved = {name: values[order] for name, values in batch.items()}
+    again = encode(model, params, *inputs_of(moved), rows=moved["rows"], key=key)
+    np.testing.assert_allclose(again, output[order], rtol=0, atol=1e-6)
+
+
+def test_a_document_never_sees_the_other_document_of_its_row():
+    model, params = encoder_and_params()
+    batch = packed_batch()
+    first = batch["documents"] == 1
+    changed = np.where(first, (batch["input_ids"] + 7) % 100, batch["input_ids"])
+    before = np.asarray(encode(model, params, *inputs_of(batch)))
+    after = np.asarray(encode(model, params, changed, batch["documents"], batch["positions"]))
+    assert (before[batch["documents"] == 2] == after[batch["documents"] == 2]).all()
+    assert (before[first] != after[first]).any()
+
+
+def test_positions_count_from_zero_unless_given():
+    model, params = encoder_and_params(position_biased_input=True, decoder="none")
+    batch = packed_batch()
+    counted = np.tile(np.arange(24), (4, 1))
+    given = encode(model, params, batch["input_ids"], batch["documents"], counted)
+    np.testing.assert_array_equal(encode(model, params, batch["input_ids"], batch["documents"]), given)
+
+
+def test_dropout_is_a_function_of_the_key_and_off_without_one():
+    model, params = encoder_and_params()
+    batch = packed_batch()
+    drop = functools.partial(encode, model, params, *inputs_of(batch))
+    one = drop(key=jax.random.key(1))
+    np.testing.assert_array_equal(one, drop(key=jax.random.key(1)))
+    assert (np.asarray(one) != np.asarray(drop(key=jax.random.key(2)))).any()
+    assert (np.asarray(one) != np.asarray(drop())).any()
+
+
+def test_every_layer_draws_dropout_bits_of_its_own():
+    model, params = encoder_and_params(attention_dropout=0.0, hidden_dropout=0.5)
+    same = jax.tree.map(lambda leaf: leaf[:1], params["blocks"])  # one layer's parameters, twice
+    block = Block(model.cfg)
+    noise = model.apply({"params": params}, None, jnp.ones((2, 4)), False, method="noise", rngs={"dropout": 0})
+    x = jnp.ones((2, 4, 32))
+    allowed = jnp.ones((2, 4, 4), bool)
+    table = model.apply({"params": params}, method="table")
+    layer = {"params": jax.tree.map(lambda leaf: leaf[0], same)}
+    first, second = (block.apply(layer, x, index, table, allowed, noise)[0] for index in (0, 1))
+    assert (np.asarray(first) != np.asarray(second)).any()
+
+
+def test_remat_policies_change_memory_and_not_gradients():
+    batch = packed_batch()
+    gradients = {}
+    for policy in ("none", "dots", "full"):
+        model, params = encoder_and_params(remat=policy)
+
+        def loss(params, model=model):
+            output = encode(model, params, *inputs_of(batch), rows=batch["rows"], key=jax.random.key(0))
+            return (output[..., 0] ** 3).sum()
+
+        gradients[policy] = jax.grad(loss)(params)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients["none"]))
+    for policy in ("dots", "full"):
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * largest),
+            gradients[policy],
+            gradients["none"],
+        )
+
+
+def test_bfloat16_is_finite_and_near_float32():
+    model, params = encoder_and_params()
+    rounded, _ = encoder_and_params(dtype="bfloat16")
+    batch = packed_batch()
+    exact = np.asarray(encode(model, params, *inputs_of(batch)))
+    near = encode(rounded, params, *inputs_of(batch))
+    assert near.dtype == jnp.bfloat16
+    near = np.asarray(near, np.float32)
+    assert np.isfinite(near).all()
+    assert np.sqrt(np.mean((near - exact) ** 2)) < 0.03 * exact.std()
+
+
+def test_a_length_above_the_position_table_is_fine_without_absolute_positions():
+    model, params = encoder_and_params(max_position_embeddings=8, decoder="none")
+    ids = np.random.default_rng(0).integers(5, 100, (1, 30))
+    assert "position" not in params["embeddings"]
+    assert np.isfinite(encode(model, params, ids, np.ones_like(ids))).all()
