@@ -25,6 +25,8 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     from deberta_jax.train import pretrain  # imports jax: only now that the flags are known to be right
 
+    if parsed.fill_mask and (parsed.data or parsed.output):
+        raise errors.Refused("--fill_mask prints and reads no rows: leave --data and --output out")
     if parsed.fill_mask:
         pretrain.fill_masks(config, parsed.workdir, parsed.fill_mask)
     else:

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     c.model.dtype = "float32"  # bfloat16 is slow on CPUs
     c.model.hidden_dropout = 0.0
     c.model.attention_dropout = 0.0
-    c.model.initializer_range = 0.05  # narrow layers: 0.02 is made for widths of 768 and more
+    c.model.initializer_range = 0.04  # narrow layers: 0.02 is made for widths of 768 and more
     c.data.paths = ("data/rows",)
     c.data.read_threads = 1
     c.data.mask.unit = "token"

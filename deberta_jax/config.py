@@ -220,8 +220,10 @@ class Config:
             self.batch_size % self.micro_batches == 0,
             f"batch_size {self.batch_size} is not a multiple of micro_batches {self.micro_batches}",
         )
+        window = self.profile_steps
         require(
-            len(self.profile_steps) in (0, 2), f"profile_steps must be () or (first, end), got {self.profile_steps}"
+            not window or (len(window) == 2 and 0 <= window[0] < window[1]),
+            f"profile_steps must be () or (first, end), got {window}",
         )
         require(
             self.optimizer.warmup_steps <= self.steps,

@@ -1,4 +1,4 @@
-"""Command lines: `--config=PATH.py[:ARG]`, `--config.a.b=VALUE` overrides, and argparse without guessing.
+"""Command lines: `--config=PATH.py[:ARG,...]`, `--config.a.b=VALUE` overrides, and argparse without guessing.
 
 Everything here runs before jax is imported, so that a typing mistake costs a tenth of a second, not ten.
 
@@ -141,7 +141,7 @@ def _read_source(source: str) -> ConfigDict:
     if not path.is_file():
         names = [file.name for file in path.parent.glob("*" + path.suffix)]
         raise Refused(f"config file {path} does not exist{nearest(path.name, names)}")
-    return _read_json(path) if path.suffix == ".json" else _read_python(path, [argument] if is_python else [])
+    return _read_json(path) if path.suffix == ".json" else _read_python(path, argument.split(",") if is_python else [])
 
 
 def _read_json(path: Path) -> ConfigDict:

@@ -11,6 +11,8 @@ from deberta_jax import config
 from deberta_jax.config import Config, ModelConfig
 from deberta_jax.dist.axes import unboxed
 
+# For jax.jit: a gradient of a tiny model runs for a millisecond and compiles for ten seconds, half of them in LLVM.
+COMPILE_FAST = {"xla_backend_optimization_level": 0}
 VOCABULARY = 100  # not a multiple of 128: the word table has 28 rows that are no token
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import slow_deberta
-from builders import packed_batch, scrambled, tiny_model
+from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
 from deberta_jax.model.encoder import Block, Embeddings, Encoder, allowed_pairs
+from deberta_jax.ops.dropout import Noise
 
 
+@functools.cache
 def encoder_and_params(**changes):
     model = Encoder(tiny_model(**changes))
     ids = jnp.ones((1, 4), jnp.int32)
@@ -17,8 +19,7 @@ def encoder_and_params(**changes):
     return model, scrambled(shapes)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="all_hidden_states")
-def encode(model, params, ids, documents, positions=None, *, rows=None, key=None, all_hidden_states=False):
+def forward(model, params, ids, documents, positions=None, *, rows=None, key=None, all_hidden_states=False):
     """Deterministic without a key."""
     rngs = None if key is None else {"dropout": key}
     return model.apply(
@@ -31,6 +32,10 @@ def encode(model, params, ids, documents, positions=None, *, rows=None, key=None
         all_hidden_states=all_hidden_states,
         rngs=rngs,
     )
+
+
+optimized = functools.partial(jax.jit, static_argnums=0, static_argnames="all_hidden_states")
+encode = optimized(forward, compiler_options=COMPILE_FAST)
 
 
 def inputs_of(batch):
@@ -69,13 +74,14 @@ def test_the_scan_is_the_blocks_one_by_one():
     batch = packed_batch()
     _, states = encode(model, params, *inputs_of(batch), all_hidden_states=True)
     table = model.apply({"params": params}, method="table")
+    block = jax.jit(Block(model.cfg).apply, compiler_options=COMPILE_FAST)
     allowed = allowed_pairs(batch["documents"], batch["documents"])
     x = states[0]
     for layer in range(model.cfg.num_layers - 1):
         sliced = {"params": jax.tree.map(lambda leaf, n=layer: leaf[n], params["blocks"])}
-        x, _ = Block(model.cfg).apply(sliced, x, layer, table, allowed, None)
+        x, _ = block(sliced, x, layer, table, allowed, None)
         np.testing.assert_allclose(x, states[layer + 1], rtol=0, atol=1e-5)
-    x, _ = Block(model.cfg).apply({"params": params["last"]}, x, model.cfg.num_layers - 1, table, allowed, None)
+    x, _ = block({"params": params["last"]}, x, model.cfg.num_layers - 1, table, allowed, None)
     np.testing.assert_allclose(x, states[-1], rtol=0, atol=1e-5)
 
 
@@ -122,8 +128,9 @@ def test_a_document_never_sees_the_other_document_of_its_row():
     batch = packed_batch()
     first = batch["documents"] == 1
     changed = np.where(first, (batch["input_ids"] + 7) % 100, batch["input_ids"])
-    before = np.asarray(encode(model, params, *inputs_of(batch)))
-    after = np.asarray(encode(model, params, changed, batch["documents"], batch["positions"]))
+    as_users_run_it = optimized(forward)
+    before = np.asarray(as_users_run_it(model, params, *inputs_of(batch)))
+    after = np.asarray(as_users_run_it(model, params, changed, batch["documents"], batch["positions"]))
     assert (before[batch["documents"] == 2] == after[batch["documents"] == 2]).all()
     assert (before[first] != after[first]).any()
 
@@ -148,28 +155,26 @@ def test_dropout_is_a_function_of_the_key_and_off_without_one():
 
 def test_every_layer_draws_dropout_bits_of_its_own():
     model, params = encoder_and_params(attention_dropout=0.0, hidden_dropout=0.5)
-    same = jax.tree.map(lambda leaf: leaf[:1], params["blocks"])  # one layer's parameters, twice
-    block = Block(model.cfg)
-    noise = model.apply({"params": params}, None, jnp.ones((2, 4)), False, method="noise", rngs={"dropout": 0})
-    x = jnp.ones((2, 4, 32))
-    allowed = jnp.ones((2, 4, 4), bool)
-    table = model.apply({"params": params}, method="table")
-    layer = {"params": jax.tree.map(lambda leaf: leaf[0], same)}
-    first, second = (block.apply(layer, x, index, table, allowed, noise)[0] for index in (0, 1))
+    block = jax.jit(Block(model.cfg).apply, compiler_options=COMPILE_FAST)
+    source = Noise(jax.random.key(0), jnp.arange(2))
+    x, allowed = jnp.ones((2, 4, 32)), jnp.ones((2, 4, 4), bool)
+    first, second, again = (
+        block({"params": params["last"]}, x, n, params["relative"], allowed, source)[0] for n in (0, 1, 0)
+    )
     assert (np.asarray(first) != np.asarray(second)).any()
+    np.testing.assert_array_equal(first, again)
 
 
 def test_remat_policies_change_memory_and_not_gradients():
     batch = packed_batch()
-    gradients = {}
-    for policy in ("none", "dots", "full"):
-        model, params = encoder_and_params(remat=policy)
 
-        def loss(params, model=model):
-            output = encode(model, params, *inputs_of(batch), rows=batch["rows"], key=jax.random.key(0))
-            return (output[..., 0] ** 3).sum()
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=COMPILE_FAST)
+    @functools.partial(jax.grad, argnums=1)
+    def gradient(model, params):
+        output = forward(model, params, *inputs_of(batch), rows=batch["rows"], key=jax.random.key(0))
+        return (output[..., 0] ** 3).sum()
 
-        gradients[policy] = jax.grad(loss)(params)
+    gradients = {policy: gradient(*encoder_and_params(remat=policy)) for policy in ("none", "dots", "full")}
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients["none"]))
     for policy in ("dots", "full"):
         jax.tree.map(

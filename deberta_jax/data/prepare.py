@@ -227,6 +227,7 @@ def _manifest_values(job: Job, tokenizer: SentencePieceTokenizer, numbers: list[
         for split, unit in read_unit(job.output, number)["splits"].items():
             splits[split] = {name: total + unit[name] for name, total in splits[split].items()}
             counts[split][np.array(unit["ids"], np.int64)] += np.array(unit["counts"], np.int64)
+    _require(any(total.any() for total in counts.values()), f"{job.source}: no text that the tokenizer makes tokens of")
     frequent = counts["train"] if counts["train"].any() else counts["holdout"]
     return {
         "length": job.length,

@@ -52,7 +52,7 @@ def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> None:
     missing = LOGICAL_AXES - set(names)
     if missing:
         raise Refused(f"rules lack the logical axes {sorted(missing)}")
-    targets = {axis for _, target in rules for axis in _axes_of(target)}
+    targets = {axis for _, target in rules for axis in axes_of(target)}
     for axis in targets - set(mesh.axis_names):
         raise Refused(f"rules name the mesh axis {axis!r}, mesh has {mesh.axis_names}{nearest(axis, mesh.axis_names)}")
     idle = [axis for axis, size in mesh.shape.items() if size > 1 and axis not in targets]
@@ -63,7 +63,7 @@ def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> None:
 def batch_devices(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> int:
     """Number of parts that the batch is split into."""
     parts = 1
-    for axis in _axes_of(dict(rules)["act_batch"]):
+    for axis in axes_of(dict(rules)["act_batch"]):
         parts *= mesh.shape[axis]
     return parts
 
@@ -83,7 +83,8 @@ def unboxed(tree: Any) -> Any:
     return nn.meta.map_axis_meta(lambda box: box.unbox(apply_constraint=False), tree)
 
 
-def _axes_of(target: Any) -> tuple[str, ...]:
+def axes_of(target: Any) -> tuple[str, ...]:
+    """The mesh axes of one rule or of one entry of a PartitionSpec: None is none, a name is one."""
     if target is None:
         return ()
     return (target,) if isinstance(target, str) else tuple(target)

@@ -82,6 +82,7 @@ class Block(nn.Module):
         mixed_bqe = self.attention(x_bqe, memory, allowed_bqk, noise, chosen)
         x_bqe = self.attention_norm(x_bqe + mixed_bqe)
         h_bqm = ACTIVATIONS[self.cfg.activation](self.mlp_in(x_bqe))
+        h_bqm = constrain(h_bqm, "batch", "length" if chosen is None else "prediction", "mlp")
         y_bqe = dropout(self.mlp_out(h_bqm), self.cfg.hidden_dropout, noise and noise.at(SITE_MLP))
         return self.mlp_norm(x_bqe + y_bqe)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,13 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.config import Config
 from deberta_jax.data.prepared import Manifest
-from deberta_jax.dist.axes import batch_devices, batch_sharding, check_rules
+from deberta_jax.dist.axes import axes_of, batch_devices, batch_sharding, check_rules
 from deberta_jax.dist.mesh import make_mesh
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import OBJECTIVES, Objective
-from deberta_jax.train.optimizer import make_optimizer, make_schedule
+from deberta_jax.train.optimizer import make_optimizer, make_schedule, named_leaves
 from deberta_jax.train.state import TrainState, abstract_state, fresh_state
-from deberta_jax.train.step import make_train_step
+from deberta_jax.train.step import batch_gradients, make_train_step, step_key
 
 BEST = 10  # candidates of each masked position
 
@@ -35,6 +36,9 @@ class Run:
     train_step: Callable[[TrainState, dict], tuple[TrainState, dict]]
     evaluate: Callable[[Any, dict], dict]
     predict: Callable[[Any, dict], tuple]
+    gradients: Callable[
+        [Any, dict, int], tuple
+    ]  # (params, batch, step) -> (gradients, loss), as the step computes them
 
     def place(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
         """This host's rows as part of the global batch."""
@@ -70,8 +74,9 @@ def build_run(config: Config, top_id: int) -> Run:
     schedule = make_schedule(config.optimizer, config.steps)
     step = make_train_step(objective, tx, schedule, seed=config.seed, micro_batches=config.micro_batches)
     abstract = abstract_state(objective, tx, config.rules, mesh)
+    _check_splits(abstract)
     rows = batch_sharding(config.rules, mesh)
-    in_mesh = functools.partial(_under, mesh, config.rules)
+    in_mesh = functools.partial(_under, mesh, config)
     whole = NamedSharding(mesh, PartitionSpec())
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Run(
@@ -83,22 +88,31 @@ def build_run(config: Config, top_id: int) -> Run:
         fresh=lambda: fresh_state(objective, tx, abstract, config.seed),
         train_step=in_mesh(step, in_shardings=(placed, rows), out_shardings=(placed, whole), donate_argnums=0),
         evaluate=in_mesh(objective.evaluate, in_shardings=(placed.params, rows), out_shardings=whole),
+        gradients=in_mesh(functools.partial(_gradients, objective, config)),
         predict=in_mesh(
             functools.partial(_predict, objective), in_shardings=(placed.params, rows), out_shardings=whole
         ),
     )
 
 
+def _gradients(objective: Objective, config: Config, params: Any, batch: dict, step: jax.Array) -> tuple:
+    return batch_gradients(objective, params, batch, step_key(config.seed, step), config.micro_batches)[:2]
+
+
 def _predict(objective: Objective, params: Any, batch: dict) -> tuple:
     return objective.predict(params, batch, BEST)
 
 
-def _under(mesh: Mesh, rules, function: Callable, **jit_options) -> Callable:
-    """`function`, jitted, called with the mesh and the axis rules in force."""
+def _under(mesh: Mesh, config: Config, function: Callable, **jit_options) -> Callable:
+    """`function`, jitted, called with the mesh and the axis rules in force.
+
+    float32 means float32: without the precision, TPUs would round the operands of every product to bfloat16.
+    """
     function = jax.jit(function, **jit_options)
+    precision = "highest" if config.model.dtype == "float32" else "default"
 
     def call(*arguments):
-        with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        with jax.set_mesh(mesh), nn.logical_axis_rules(config.rules), jax.default_matmul_precision(precision):
             return function(*arguments)
 
     return call
@@ -107,3 +121,12 @@ def _under(mesh: Mesh, rules, function: Callable, **jit_options) -> Callable:
 def _check_divisible(name: str, rows: int, parts: int) -> None:
     if rows % parts:
         raise Refused(f"{name} = {rows} is not a multiple of the {parts} parts that the mesh splits a batch into")
+
+
+def _check_splits(abstract: TrainState) -> None:
+    """Raises Refused for a parameter whose axis the mesh cannot split evenly."""
+    for name, leaf in named_leaves(abstract.params):
+        for size, axes in zip(leaf.shape, leaf.sharding.spec, strict=False):
+            parts = math.prod(leaf.sharding.mesh.shape[axis] for axis in axes_of(axes))
+            if size % parts:
+                raise Refused(f"{name} has an axis of {size}, which the mesh would split into {parts} parts ({axes})")

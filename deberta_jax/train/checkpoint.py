@@ -143,31 +143,33 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 def restore(directory: Path, step: int, abstract: TrainState) -> TrainState:
     """The saved state, placed as `abstract` says. Raises Refused, naming a leaf, when names, shapes or types differ."""
     with _reader(directory) as manager:
-        saved = manager.item_metadata(step).state.tree
-        _check_same(_shapes(saved), _shapes(abstract), directory / str(step))
-        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
+        _check_same(_saved_shapes(manager, step), _shapes(abstract), directory / str(step))
+        return _restored(manager, step, abstract, partial=False)
 
 
 def restore_params(directory: Path, step: int, abstract: Any) -> Any:
-    """Only the parameters of a saved state, placed as `abstract` says."""
-    path = directory.absolute() / str(step) / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = reader.metadata(path).item_metadata.tree
-        _check_same(_shapes(saved["params"]), _shapes(abstract), path)
-        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-        restored = reader.restore(
-            path,
-            args=ocp.args.PyTreeRestore(
-                item={"params": abstract}, restore_args={"params": arguments}, partial_restore=True
-            ),
-        )
-        return restored["params"]
+    """Only the parameters of a saved state, placed as `abstract` says; refuses what `restore` refuses."""
+    with _reader(directory) as manager:
+        saved = _saved_shapes(manager, step)
+        params = {name: shape for name, shape in saved.items() if name.startswith("params/")}
+        _check_same(params, _shapes({"params": abstract}), directory / str(step))
+        return _restored(manager, step, {"params": abstract}, partial=True)["params"]
 
 
 def _reader(directory: Path) -> ocp.CheckpointManager:
-    """A manager that was told what is what: without handlers it knows no item's metadata and warns of each."""
-    handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(directory.absolute(), item_handlers=handlers)
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(create=False)
+    return ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+
+
+def _restored(manager: ocp.CheckpointManager, step: int, wanted: Any, *, partial: bool) -> Any:
+    arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+    state = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=partial)
+    return manager.restore(step, args=ocp.args.Composite(state=state)).state
+
+
+def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple]:
+    return _shapes(manager.item_metadata(step).state.tree)
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:

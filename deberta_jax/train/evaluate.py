@@ -1,17 +1,17 @@
 """Held-out numbers and samples."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.dist.axes import batch_devices
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import SentencePieceTokenizer
 from deberta_jax.train.build import Run
-from deberta_jax.train.metrics import perplexity, ratios
+from deberta_jax.train.metrics import Lagged, perplexity, ratios
 
 SHOWN = 5  # guesses listed for a sample
 
@@ -22,16 +22,20 @@ class Interrupted(Exception):
 
 def evaluate(run: Run, params: Any, batches: Iterable[dict], stop: Callable[[], bool]) -> dict[str, float]:
     """loss (nats), perplexity, accuracy, baseline_accuracy, number of predictions; each position counted once."""
-    total: dict | None = None
+    totals: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+
+    def add(sums: dict) -> None:
+        for name, pair in jax.device_get(sums).items():
+            totals[name] += np.array(pair, np.float64)  # float32 stops counting at 2 ** 24
+
+    lagged = Lagged(add)
     for batch in batches:
         if stop():
             raise Interrupted
-        sums = run.evaluate(params, run.place(batch))
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    scores = ratios(total)
-    scores["perplexity"] = perplexity(scores["loss"])
-    scores["predictions"] = float(total["loss"][1])
-    return scores
+        lagged.push(run.evaluate(params, run.place(batch)))
+    lagged.flush()
+    scores = ratios(totals)
+    return scores | {"perplexity": perplexity(scores["loss"]), "predictions": float(totals["loss"][1])}
 
 
 def samples(run: Run, params: Any, batch: dict[str, np.ndarray], piece: Callable[[int], str], count: int) -> str:
@@ -51,6 +55,9 @@ def fill_mask(run: Run, params: Any, tokenizer: SentencePieceTokenizer, text: st
     places = np.flatnonzero(ids == tokenizer.mask_id)
     if not places.size:
         raise Refused(f"--fill_mask: no [MASK] in {text!r}")
+    model = run.config.model
+    if model.has_absolute_positions and len(ids) > model.max_position_embeddings:
+        raise Refused(f"--fill_mask: {len(ids)} tokens, the model has {model.max_position_embeddings} positions")
     rows = batch_devices(run.config.rules, run.mesh)  # the mesh wants its share of rows; they are all the same one
     batch = {
         "input_ids": ids,

@@ -20,7 +20,7 @@ PEAK_FLOPS = {
 
 
 def mlm_flops_per_row(cfg: ModelConfig, length: int, predictions: int, rows: int) -> float:
-    """Training FLOPs of one row of `length` tokens in a batch of `rows`, `predictions` of them predicted."""
+    """Training FLOPs of a row of `length` tokens, `predictions` of them predicted; a device computes `rows` at once."""
     n, p, d, f = length, predictions, cfg.hidden_size, cfg.intermediate_size
     table = 2 * cfg.position_buckets
     terms = len(cfg.pos_att_type)

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from deberta_jax.data.masking import predictions_per_row
+from deberta_jax.dist.axes import batch_devices
 from deberta_jax.errors import Diverged, Stopped
 from deberta_jax.train.build import Run
 from deberta_jax.train.checkpoint import Checkpoints
@@ -56,7 +58,8 @@ def train(
     """
     config, step = run.config, int(state.step)
     evaluated = last_evaluated(workdir)
-    report = Lagged(Reporter(run, logger, inputs.length, int(state.skipped)))
+    reporter = Reporter(run, logger, inputs.length, int(state.skipped))
+    report = Lagged(reporter)
     profile = Profile(config.profile_steps, workdir / "profile")
     with contextlib.closing(_placed_ahead(run, inputs.train)) as placed:
         try:
@@ -64,9 +67,10 @@ def train(
                 if step > evaluated and _due(config.eval.every, step, config.steps):
                     report.flush()
                     _evaluate(run, state, inputs, logger, step, lambda: bool(stop.name))
+                    reporter.pause()
                 if step >= config.steps or stop.name:
                     break
-                profile.at(step)
+                profile.at(step, state)
                 waiting = time.perf_counter()
                 batch, examples = next(placed)
                 waited = time.perf_counter() - waiting
@@ -96,8 +100,8 @@ def train(
 def last_evaluated(workdir: Path) -> int:
     """The last step whose evaluation the run has logged, -1 for none."""
     metrics = workdir / METRICS
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    logged = [json.loads(line) for line in lines]
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    logged = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have left half a line
     return max((line["step"] for line in logged if "eval/loss" in line), default=-1)
 
 
@@ -121,21 +125,26 @@ class Reporter:
             values["tokens"] = float(step * config.batch_size * self._length)
             self._logger.scalars(step, values | self._speed(step))
 
+    def pause(self) -> None:
+        """Leaves what comes before the next step (an evaluation) out of the speed."""
+        self._last, self._waited = None, 0.0
+
     def _speed(self, step: int) -> dict[str, float]:
         """Since the last line: tokens (positions) per second, share of the peak, seconds spent waiting for rows."""
         now, last = time.perf_counter(), self._last
         self._last = (step, now)
         waited, self._waited = self._waited, 0.0
         if last is None:
-            return {}  # compilation fell into this stretch
+            return {}  # compilation or an evaluation fell into this stretch
         (before, since), config = last, self._run.config
         seconds = now - since
         rows = (step - before) * config.batch_size
         speed = {"tokens_per_second": rows * self._length / seconds, "data_wait_seconds": waited}
         peak = peak_flops(self._run)
         if peak:
-            predictions = round(config.data.mask.rate * self._length)
-            per_row = mlm_flops_per_row(config.model, self._length, predictions, config.batch_size)
+            predictions = predictions_per_row(self._length, config.data.mask.rate)
+            rows_at_once = config.batch_size // config.micro_batches // batch_devices(config.rules, self._run.mesh)
+            per_row = mlm_flops_per_row(config.model, self._length, predictions, rows_at_once)
             speed["mfu"] = rows * per_row / seconds / peak
         return speed
 
@@ -162,10 +171,11 @@ def peak_flops(run: Run) -> float | None:
 def _placed_ahead(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[tuple[dict, np.ndarray]]:
     """(batch on the devices, its example numbers), a few batches ahead."""
     waiting: deque = deque()
-    for batch in batches:
-        waiting.append((run.place(batch), batch["examples"]))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft()
+    with contextlib.closing(batches):  # ends its reading threads
+        for batch in batches:
+            waiting.append((run.place(batch), batch["examples"]))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
 
 
 def _due(every: int, step: int, steps: int) -> bool:
@@ -175,8 +185,8 @@ def _due(every: int, step: int, steps: int) -> bool:
 def _evaluate(run: Run, state: TrainState, inputs: Inputs, logger: Logger, step: int, stop) -> None:
     with contextlib.closing(inputs.held_out()) as held_out:
         scores = evaluate(run, state.params, held_out, stop)
-    logger.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
     if run.config.eval.samples:
         with contextlib.closing(inputs.held_out()) as held_out:
             first = next(held_out)
         logger.text(step, "samples", samples(run, state.params, first, inputs.piece, run.config.eval.samples))
+    logger.scalars(step, {f"eval/{name}": value for name, value in scores.items()})  # last: says that all is logged

@@ -15,7 +15,7 @@ def ratios(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
 
 def perplexity(loss: float) -> float:
     """exp of a loss in nats; infinite beyond float range."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)
 
 
 class Lagged:

@@ -16,7 +16,7 @@ import optax
 from deberta_jax.config import Config, DataConfig, EvalConfig
 from deberta_jax.data.batches import check_manifests, eval_batches, train_batches
 from deberta_jax.data.masking import Vocabulary
-from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards
+from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards, write_text
 from deberta_jax.errors import Failed, Refused
 from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
@@ -28,7 +28,6 @@ from deberta_jax.train.logger import JsonLines, Loggers, Progress, TensorBoard
 from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, peak_flops, train
 from deberta_jax.train.optimizer import named_leaves
 from deberta_jax.train.signals import StopRequest
-from deberta_jax.train.step import batch_gradients
 
 log = logging.getLogger(__name__)
 
@@ -50,25 +49,39 @@ def pretrain(config: Config, workdir: str) -> None:
         path = session.open_workdir(workdir)
         corpus = open_corpus(config.data, config.eval)
         config = resolve(config, corpus.manifests, corpus.length)
-        run = build_run(config, corpus.manifests[0].top_id)
+        run = build_run(config, session.top_id_of(corpus.manifests))
         meta = session.meta_of(config, corpus.manifests)
         state = session.starting_state(run, path, meta)
         start = int(state.step)
         if start >= config.steps and last_evaluated(path) >= config.steps:
             log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
+            _conclude(path)  # a run killed after its last step has not come that far
             return
+        inputs = open_inputs(config, corpus, start)
         session.write_run_files(path, config, corpus.tokenizer)
         _introduce(run, corpus)
-        inputs = open_inputs(config, corpus, start)
         with (
             contextlib.closing(_open_loggers(path, start, config.steps)) as logger,
             Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
         ):
             train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop)
-    plots = path / "plots"
-    plots.mkdir(exist_ok=True)
-    plot_curves(path / METRICS, plots / "curves.png")
-    log.warning("curves: %s", plots / "curves.png")
+    _conclude(path)
+
+
+def _conclude(workdir: Path) -> None:
+    """Draws the curves and says the last held-out scores, beside what a model without parameters would reach."""
+    png = workdir / "plots" / "curves.png"
+    png.parent.mkdir(exist_ok=True)
+    plot_curves(workdir / METRICS, png)
+    lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
+    last = [line for line in lines if "eval/loss" in line][-1]
+    accuracy, baseline = last["eval/accuracy"], last["eval/baseline_accuracy"]
+    times = f"{accuracy / baseline:.1f} times" if baseline else "against"
+    print(
+        f"held out after step {last['step']}: loss {last['eval/loss']:.3f}, perplexity {last['eval/perplexity']:.1f}, "
+        f"accuracy {accuracy:.1%}, {times} the {baseline:.1%} of always guessing the most frequent token "
+        f"({last['eval/predictions']:.0f} predictions); curves in {png}"
+    )
 
 
 def _open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
@@ -76,15 +89,19 @@ def _open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
     return Loggers([JsonLines(workdir / METRICS, start), tensorboard, Progress(steps, start)])
 
 
-def open_corpus(data: DataConfig, evaluation: EvalConfig) -> Corpus:
-    """Reads manifests, tokenizer and hashes. Raises Refused for anything that does not fit together."""
+def open_corpus(data: DataConfig, evaluation: EvalConfig, *, training: bool = True) -> Corpus:
+    """Reads manifests and tokenizer, and hashes the shards that will be read (those of `training` too).
+
+    Raises Refused for anything that does not fit together.
+    """
     manifests = tuple(read_manifest(path) for path in data.paths)
     common = check_manifests(manifests)
     others = tuple(read_manifest(path) for path in evaluation.paths)
     check_manifests(manifests + others)
     held_out = held_out_splits(manifests, others)
-    for manifest in {manifest.path: manifest for manifest in manifests + others}.values():
-        verify_shards(manifest, manifest.splits)
+    read = [(manifest, "train") for manifest in manifests if training] + list(held_out)
+    for manifest, split in {(manifest.path, split): (manifest, split) for manifest, split in read}.values():
+        verify_shards(manifest, [split])
     tokenizer = load_tokenizer(manifests[0].tokenizer_path)
     if tokenizer.fingerprint != manifests[0].tokenizer_fingerprint:
         raise Refused(f"{manifests[0].tokenizer_path} is not the tokenizer that {manifests[0].path} was prepared with")
@@ -134,23 +151,22 @@ def held_out_batches(config: Config, corpus: Corpus) -> Iterator[dict[str, np.nd
 def evaluate_workdir(config: Config, workdir: str, data: str | None, output: str | None) -> None:
     """Prints and writes (OUTPUT/scores.json) the scores of the newest checkpoint: on the run's held-out rows, or on all
     rows of the prepared directory `data`."""
+    path, evaluation = Path(workdir), config.eval
     if data is not None:
-        config = dataclasses.replace(
-            config,
-            data=dataclasses.replace(config.data, paths=(data,), weights=()),
-            eval=dataclasses.replace(config.eval, paths=(data,)),
-        )
-    corpus = open_corpus(config.data, config.eval)
-    if load_tokenizer(Path(workdir) / session.TOKENIZER).fingerprint != corpus.tokenizer.fingerprint:
+        evaluation = dataclasses.replace(evaluation, paths=(data,), max_rows=0)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, paths=(data,), weights=()))
+    config = dataclasses.replace(config, eval=evaluation)
+    corpus = open_corpus(config.data, evaluation, training=False)
+    if load_tokenizer(path / session.TOKENIZER).fingerprint != corpus.tokenizer.fingerprint:
         raise Refused(f"{corpus.manifests[0].path} was prepared with another tokenizer than {workdir} was trained with")
     config = resolve(config, corpus.manifests, corpus.length)
-    run = build_run(config, corpus.manifests[0].top_id)
-    step, params = session.trained_params(run, Path(workdir))
+    run = build_run(config, session.trained_meta(path)["top_id"])
+    step, params = session.trained_params(run, path)
     with contextlib.closing(held_out_batches(config, corpus)) as batches:
-        scores = {"step": step} | evaluate(run, params, batches, stop=lambda: False)
-    text = json.dumps(scores, indent=2)
-    folder = session.open_workdir(output or str(Path(workdir) / "eval"))
-    (folder / "scores.json").write_text(text + "\n")
+        scores = evaluate(run, params, batches, stop=lambda: False)
+    sets = [{"path": str(manifest.path), "split": split} for manifest, split in corpus.held_out]
+    text = json.dumps({"step": step, "sets": sets} | scores, indent=2)
+    write_text(session.open_workdir(output or str(path / "eval")) / "scores.json", text + "\n")
     print(text)
 
 
@@ -166,19 +182,22 @@ def fill_masks(config: Config, workdir: str, texts: Sequence[str]) -> None:
 
 
 def replay(config: Config, workdir: str, step: int) -> None:
-    """Runs step number `step` again from the newest checkpoint and prints what was not finite; updates nothing."""
+    """Computes step number `step` again with the newest parameters and names what is not finite; changes nothing.
+
+    Raises Failed when something is not. The parameters are those of the newest checkpoint, which may be some steps
+    later than the failure; skipped steps left them as they were.
+    """
+    if step < 1:
+        raise Refused(f"--replay counts steps from 1, got {step}")
     corpus = open_corpus(config.data, config.eval)
     config = resolve(config, corpus.manifests, corpus.length)
-    run = build_run(config, corpus.manifests[0].top_id)
-    state = session.starting_state(run, Path(workdir), session.meta_of(config, corpus.manifests))
-    inputs = open_inputs(config, corpus, step - 1)
-    batch = next(inputs.train)
-    key = jax.random.fold_in(jax.random.key(config.seed), step - 1)
-    gradients, loss, _ = jax.jit(functools.partial(batch_gradients, run.objective, micro_batches=config.micro_batches))(
-        state.params, run.place(batch), key
-    )
-    print(f"step {step} with the parameters of step {int(state.step)}: loss {float(loss)}")
-    print(f"gradient norm {float(optax.tree.norm(gradients))}, rows {batch['examples'].tolist()}")
+    run = build_run(config, session.top_id_of(corpus.manifests))
+    saved, params = session.trained_params(run, Path(workdir))
+    with contextlib.closing(open_inputs(config, corpus, step - 1).train) as batches:
+        batch = next(batches)
+    gradients, loss = run.gradients(params, run.place(batch), step - 1)
+    print(f"step {step} with the parameters of step {saved}: loss {float(loss)}")
+    print(f"gradient norm {float(optax.global_norm(gradients))}, rows {batch['examples'].tolist()}")
     bad = [name for name, leaf in named_leaves(gradients) if not np.isfinite(np.asarray(leaf)).all()]
     if bad or not np.isfinite(float(loss)):
         raise Failed(f"step {step} is not finite; gradients that are not: {', '.join(bad) or 'none'}")

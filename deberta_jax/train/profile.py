@@ -1,6 +1,7 @@
 """A profiler trace of chosen steps, for TensorBoard or Perfetto."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,8 +14,10 @@ class Profile:
         self._directory = directory
         self._running = False
 
-    def at(self, step: int) -> None:
-        """Called before each step."""
+    def at(self, step: int, state: Any) -> None:
+        """Called before each step with the state so far, which is waited for: steps are dispatched ahead."""
+        if self._steps and step in self._steps:
+            jax.block_until_ready(state)
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._directory)
             self._running = True

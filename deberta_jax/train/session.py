@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,7 +15,7 @@ import jax
 
 from deberta_jax import config as configs
 from deberta_jax.config import Config
-from deberta_jax.data.prepared import Manifest
+from deberta_jax.data.prepared import Manifest, write_text
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import SentencePieceTokenizer
 from deberta_jax.train import checkpoint
@@ -25,7 +26,8 @@ CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 CONFIG = "config.json"
 # A run may go on with another value of these; they change how it computes, not what it is.
-FREE_MODEL_KEYS = frozenset({"hidden_dropout", "attention_dropout", "dtype", "remat"})
+FREE_MODEL_KEYS = frozenset({"hidden_dropout", "attention_dropout", "dtype", "remat", "initializer_range"})
+FREE_DATA_KEYS = frozenset({"paths", "read_threads"})  # the manifests are compared by their hashes
 FIXED_KEYS = ("seed", "batch_size", "objective")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 log = logging.getLogger(__name__)
@@ -50,7 +52,13 @@ def meta_of(config: Config, manifests: Sequence[Manifest]) -> dict[str, Any]:
         "config": configs.to_dict(config),
         "tokenizer": manifests[0].tokenizer_fingerprint,
         "manifests": [manifest.fingerprint for manifest in manifests],
+        "top_id": top_id_of(manifests),
     }
+
+
+def top_id_of(manifests: Sequence[Manifest]) -> int:
+    """The most frequent token of the training rows (of the largest set, where there are several)."""
+    return max(manifests, key=lambda manifest: manifest.splits["train"].rows).top_id
 
 
 def write_run_files(workdir: Path, config: Config, tokenizer: SentencePieceTokenizer) -> None:
@@ -88,22 +96,36 @@ def _initialised_from(run: Run, source: Path, meta: dict[str, Any]) -> TrainStat
     other = checkpoint.read_meta(source / CHECKPOINTS, step)
     if other["tokenizer"] != meta["tokenizer"]:
         raise Refused(f"init_from: {source} was trained with another tokenizer than the data")
+    _check_same_model(run, other, source / CHECKPOINTS / str(step))
     log.warning("parameters from %s, step %d", source, step)
     params = checkpoint.restore_params(source / CHECKPOINTS, step, run.abstract.params)
     return run.fresh().replace(params=params)
 
 
-def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
-    """(step, parameters) of the newest good checkpoint. Raises Refused when there is none or it is another model's."""
-    directory = workdir / CHECKPOINTS
-    step = checkpoint.newest_good(directory)
+def trained_meta(workdir: Path) -> dict[str, Any]:
+    """What the newest good checkpoint says about itself. Raises Refused when there is none."""
+    return checkpoint.read_meta(workdir / CHECKPOINTS, _trained_step(workdir))
+
+
+def _trained_step(workdir: Path) -> int:
+    step = checkpoint.newest_good(workdir / CHECKPOINTS)
     if step is None:
         raise Refused(f"{workdir} holds no complete checkpoint")
-    saved = checkpoint.read_meta(directory, step)["config"]["model"]
+    return step
+
+
+def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
+    """(step, parameters) of the newest good checkpoint. Raises Refused when there is none or it is another model's."""
+    directory, step = workdir / CHECKPOINTS, _trained_step(workdir)
+    _check_same_model(run, checkpoint.read_meta(directory, step), directory / str(step))
+    return step, checkpoint.restore_params(directory, step, run.abstract.params)
+
+
+def _check_same_model(run: Run, meta: dict[str, Any], path: Path) -> None:
+    saved = meta["config"]["model"]
     for key, value in flat(configs.to_dict(run.config.model)).items():
         if key not in FREE_MODEL_KEYS and saved[key] != value:
-            raise Refused(f"{directory / str(step)} has model.{key} {saved[key]!r}, the config says {value!r}")
-    return step, checkpoint.restore_params(directory, step, run.abstract.params)
+            raise Refused(f"checkpoint {path} has model.{key} {saved[key]!r}, the config says {value!r}")
 
 
 def check_same_run(now: dict[str, Any], saved: dict[str, Any], path: Path) -> None:
@@ -119,7 +141,8 @@ def check_same_run(now: dict[str, Any], saved: dict[str, Any], path: Path) -> No
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     for key in changed:
         group, _, name = key.partition(".")
-        fixed = key in FIXED_KEYS or (group == "model" and name not in FREE_MODEL_KEYS)
+        fixed = key in FIXED_KEYS
+        fixed |= (group == "model" and name not in FREE_MODEL_KEYS) or (group == "data" and name not in FREE_DATA_KEYS)
         said = f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
         if fixed:
             raise Refused(f"checkpoint {path} is of another run: {said}")
@@ -134,6 +157,8 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _git_commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     done = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True,
@@ -144,4 +169,4 @@ def _git_commit() -> str:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")

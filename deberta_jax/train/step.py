@@ -23,7 +23,7 @@ def make_train_step(
     """(state, global batch) -> (next state, sums). A non-finite loss or gradient leaves parameters as they were."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = step_key(seed, state.step)
         gradients, loss, sums = batch_gradients(objective, state.params, batch, key, micro_batches)
         gradient_norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -44,6 +44,11 @@ def make_train_step(
         return TrainState(state.step + 1, skipped, params, opt_state), sums
 
     return train_step
+
+
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """All randomness of the update number `step` (from 0)."""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def batch_gradients(
