@@ -220,7 +220,7 @@ OTHERS = {
 def test_another_model_is_refused_by_the_name_of_the_leaf(message: str, other: TrainState, two_steps):
     with pytest.raises(Refused, match=message):
         checkpoint.restore(two_steps, 6, abstract(other))
-    with pytest.raises(Refused, match=message.replace("params/", "")):
+    with pytest.raises(Refused, match=message):
         checkpoint.restore_params(two_steps, 6, abstract(other).params)
 
 

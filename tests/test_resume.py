@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from deberta_jax.train import checkpoint
+from deberta_jax.train.loop import last_evaluated
 from runs import finish, metrics, start, tiny_flags, wait_for
 
 pytestmark = [pytest.mark.two_process, pytest.mark.slow]
@@ -94,6 +95,7 @@ def test_a_signal_at_any_moment_saves_and_the_next_start_goes_on(troubled, left_
         before, at = at, checkpoint.newest_good(tmp_path / "run" / "checkpoints")
         assert f"{name} at step {at}: the state is saved" in said
         assert before < at < STEPS or moment == "evaluating"
+    assert last_evaluated(tmp_path / "run") < at  # the evaluation was broken off, not waited for
     done = finish(troubled("run", "SIGTERM", "never", steps=STEPS))
     assert done.returncode == 0, done.stderr
     assert f"resuming {tmp_path / 'run'} at step {at}" in done.stderr

@@ -64,6 +64,8 @@ FIXED = {
     "model.pos_att_type": ["c2p"],
     "model.position_buckets": 16,
     "model.layer_norm_eps": 1e-5,
+    "data.mask.rate": 0.2,
+    "data.isolate_documents": False,
 }
 
 
@@ -82,6 +84,7 @@ FREE = {
     "model.hidden_dropout": 0.0,
     "model.remat": "full",
     "data.read_threads": 3,
+    "data.paths": ["elsewhere"],
     "checkpoint.keep_last": 9,
 }
 

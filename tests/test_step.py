@@ -75,9 +75,8 @@ def test_the_batch_is_ragged_enough_to_tell_a_mean_of_means_from_a_mean():
         (8, (8, 1, 1), meshes.dp, 1),
         (8, (2, 2, 2), meshes.fsdp_tp, 1),
         (1, (1, 1, 1), meshes.dp, 4),
-        (8, (2, 2, 2), meshes.fsdp_tp, 4),
     ],
-    ids=["data over 8", "data, fsdp and tensor over 8", "4 micro-batches", "4 micro-batches over 8"],
+    ids=["data over 8", "data, fsdp and tensor over 8", "4 micro-batches"],
 )
 def test_loss_and_gradients_do_not_depend_on_how_the_batch_is_computed(devices, sizes, rules, micro_batches):
     one, other = gradients_on(*ONE_DEVICE), gradients_on(devices, sizes, rules, micro_batches)
@@ -130,7 +129,9 @@ class History:
 
 @pytest.fixture(scope="module")
 def history():
-    run = build_run(CONFIG, top_id=0)
+    """Of a run in 4 micro-batches over (2, 2, 2) devices."""
+    mesh = (("data", 2), ("fsdp", 2), ("tensor", 2))
+    run = build_run(dataclasses.replace(CONFIG, mesh=mesh, rules=meshes.fsdp_tp, micro_batches=4), top_id=0)
     state = run.fresh()
     result = History([jax.device_get(state)], [], [], [], False)
     listener = logging.Handler()

@@ -42,7 +42,7 @@ def scores(
     s_hbqk = _product("bqhd,bkhd->hbqk", q_bqhd, k_bkhd)
     if pos_k_rhd is not None:
         far_first = pos_k_rhd[row_of_distance[::-1]]  # distances length - 1 .. -length
-        s_hbqk += shift(_product("bqhd,rhd->hbqr", q_bqhd, far_first))
+        s_hbqk += shift(table_product(q_bqhd, far_first))
     if pos_q_rhd is not None:
         s_hbqk += shift(_position_to_content(k_bkhd, pos_q_rhd * scale, row_of_distance)).swapaxes(-1, -2)
     return s_hbqk
@@ -63,7 +63,7 @@ def scores_at(
     s_hbpk = _product("bphd,bkhd->hbpk", q_bphd, k_bkhd)
     if pos_k_rhd is not None:
         far_first = pos_k_rhd[row_of_distance[::-1]]
-        s_hbpk += window(_product("bphd,rhd->hbpr", q_bphd, far_first), position_bp)
+        s_hbpk += window(table_product(q_bphd, far_first), position_bp)
     if pos_q_rhd is not None:
         every_hbkq = shift(_position_to_content(k_bkhd, pos_q_rhd * scale, row_of_distance))
         s_hbpk += select("hbkq,bpq->hbpk", every_hbkq, select_bpk)
@@ -82,7 +82,32 @@ def _position_to_content(k_bkhd: jax.Array, pos_q_rhd: jax.Array, row_of_distanc
     # The last column is cut off by the shift; any row will do for it.
     near_first = pos_q_rhd[np.append(row_of_distance[1:], row_of_distance[-1])]
     assert row_of_distance.shape == (2 * length,)
-    return _product("bkhd,rhd->hbkr", k_bkhd, near_first)
+    return table_product(k_bkhd, near_first)
+
+
+@jax.custom_vjp
+def table_product(x_bqhd: jax.Array, table_rhd: jax.Array) -> jax.Array:
+    """float32 products [h, b, q, r] of every position with every row of the table.
+
+    The table's gradient is written with the big operand on the right, as it lies in memory; autodiff puts it on the
+    left and pays for a transposed copy.
+    """
+    return _product("bqhd,rhd->hbqr", x_bqhd, table_rhd)
+
+
+def _table_product_forward(x_bqhd, table_rhd):
+    return table_product(x_bqhd, table_rhd), (x_bqhd, table_rhd)
+
+
+def _table_product_backward(saved, g_hbqr):
+    x_bqhd, table_rhd = saved
+    g_hbqr = g_hbqr.astype(x_bqhd.dtype)
+    dx_bqhd = _product("hbqr,rhd->bqhd", g_hbqr, table_rhd).astype(x_bqhd.dtype)
+    dtable_hdr = _product("bqhd,hbqr->hdr", x_bqhd, g_hbqr)
+    return dx_bqhd, dtable_hdr.transpose(2, 0, 1).astype(table_rhd.dtype)
+
+
+table_product.defvjp(_table_product_forward, _table_product_backward)
 
 
 def shift(e_nr: jax.Array) -> jax.Array:
