@@ -19,7 +19,7 @@ def softmax(logits):
 
 def test_the_loss_is_minus_the_log_of_the_labels_probability():
     logits, label = random_case()
-    loss = np.asarray(cross_entropy(logits, label))
+    loss = np.asarray(cross_entropy(logits, label)[0])
     for b, p in np.ndindex(3, 4):
         total = sum(math.exp(float(logit)) for logit in logits[b, p])
         assert abs(loss[b, p] + math.log(math.exp(logits[b, p, label[b, p]]) / total)) < 1e-5
@@ -27,20 +27,28 @@ def test_the_loss_is_minus_the_log_of_the_labels_probability():
 
 def test_the_gradient_is_softmax_minus_one_hot():
     logits, label = random_case()
-    gradient = jax.grad(lambda x: cross_entropy(x, label).sum())(logits)
+    gradient = jax.grad(lambda x: cross_entropy(x, label)[0].sum())(logits)
     np.testing.assert_allclose(gradient, softmax(logits.astype(np.float64)) - np.eye(11)[label], rtol=0, atol=1e-6)
 
 
 def test_huge_logits_neither_overflow_nor_lose_the_loss():
     logits = jnp.array([[[1e4, 0.0, -1e30], [0.0, 1e4, -1e30]]])
     label = jnp.array([[0, 0]])
-    assert cross_entropy(logits, label).tolist() == [[0.0, 1e4]]
-    assert jnp.isfinite(jax.grad(lambda x: cross_entropy(x, label).sum())(logits)).all()
+    assert cross_entropy(logits, label)[0].tolist() == [[0.0, 1e4]]
+    assert jnp.isfinite(jax.grad(lambda x: cross_entropy(x, label)[0].sum())(logits)).all()
 
 
 def test_bfloat16_logits_are_summed_in_float32():
     logits, label = random_case()
     rounded = jnp.asarray(logits, jnp.bfloat16)
-    loss = cross_entropy(rounded, label)
+    loss, _ = cross_entropy(rounded, label)
     assert loss.dtype == jnp.float32
-    np.testing.assert_array_equal(loss, cross_entropy(rounded.astype(jnp.float32), label))
+    np.testing.assert_array_equal(loss, cross_entropy(rounded.astype(jnp.float32), label)[0])
+
+
+def test_a_label_is_best_where_no_other_logit_is_greater():
+    logits, label = random_case()
+    label[0, :2] = logits[0, :2].argmax(-1)
+    is_best = np.asarray(cross_entropy(logits, label)[1])
+    assert is_best[0, :2].all() and not is_best.all()
+    np.testing.assert_array_equal(is_best, logits.argmax(-1) == label)
