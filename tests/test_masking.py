@@ -241,8 +241,20 @@ def test_a_word_larger_than_what_is_left_gives_way_to_smaller_ones(vocabulary):
 
 def test_a_row_of_one_word_too_large_has_no_prediction(vocabulary):
     goes_on = next(i for i in vocabulary.ordinary_ids if not vocabulary.starts_word[i])
-    row = PackedRow(np.array([1] + [goes_on] * 18 + [2], np.int32), np.ones(20, np.int32))
+    row = PackedRow(np.array([1] + [goes_on] * 8 + [2], np.int32), np.ones(10, np.int32))
     assert not masked(row, config("word"), vocabulary, 0)["weights"].any()
+
+
+def test_text_without_spaces_is_masked_in_stretches_of_eight_tokens(vocabulary):
+    goes_on = next(i for i in vocabulary.ordinary_ids if not vocabulary.starts_word[i])
+    row = PackedRow(np.array([1] + [goes_on] * 126 + [2], np.int32), np.ones(LENGTH, np.int32))
+    starts = set()
+    for draw in range(50):  # quota 19: two stretches of eight; the last, of six, fits after one of them
+        positions = chosen(masked(row, config("word"), vocabulary, draw))
+        stretches = np.unique((positions - 1) // 8)
+        assert len(stretches) == 2 and len(positions) == (14 if 15 in stretches else 16)
+        starts |= set(stretches.tolist())
+    assert starts == set(range(16))
 
 
 @pytest.mark.parametrize(("unit", "max_ngram"), SETTINGS)

@@ -12,6 +12,8 @@ import numpy as np
 from deberta_jax.config import MaskConfig
 from deberta_jax.tokenizers import SentencePieceTokenizer
 
+LONGEST_WORD = 8  # tokens that are masked together
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
@@ -51,8 +53,9 @@ def mask_row(
     `documents_l` numbers the documents of the row from 1; 0 is padding. Predicted are round(rate * real tokens),
     specials counted, at least one; slots are sorted by position, and those left over hold zeros with weight 0. A unit
     that would exceed this quota is left out and others are tried until the quota is full or no unit fits, so a row
-    never overshoots and a word is masked whole or not at all. (The released sampler lets the last word overshoot, and
-    walks the row from the left until its quota is gone, which leaves the last 48 of 512 tokens unmasked for ever.)
+    never overshoots and a word (of up to 8 tokens) is masked whole or not at all. (The released sampler lets the last
+    word overshoot, and walks the row from the left until its quota is gone, which leaves the last 48 of 512 tokens
+    unmasked for ever.)
     """
     positions = _choose(ids_l, documents_l, mask, vocabulary, rng)
     count, slots = len(positions), predictions_per_row(len(ids_l), mask.rate)
@@ -81,12 +84,22 @@ def _choose(
     # A run is a stretch of maskable tokens of one document; neither words nor spans reach beyond it.
     opens_run = np.ones(len(maskable), bool)
     opens_run[1:] = (np.diff(maskable) > 1) | (np.diff(documents_l[maskable]) != 0)
-    opens_unit = opens_run | vocabulary.starts_word[ids_l[maskable]] if mask.unit == "word" else np.ones_like(opens_run)
+    opens_unit = np.ones_like(opens_run)
+    if mask.unit == "word":
+        opens_unit = _opens_word(opens_run | vocabulary.starts_word[ids_l[maskable]])
     unit_of = np.cumsum(opens_unit) - 1
     spans = _spans(opens_run[opens_unit], mask.max_ngram, quota, rng) if mask.max_ngram > 1 else []
     order = chain(spans, rng.permutation(unit_of[-1] + 1).tolist())
     is_taken_u = _fill(order, np.bincount(unit_of), quota)
     return maskable[is_taken_u[unit_of]]
+
+
+def _opens_word(starts_word: np.ndarray) -> np.ndarray:
+    """Where a word begins; what goes on for more than LONGEST_WORD tokens is cut, or text without spaces (Chinese, a
+    long address) would be one word that fits no quota and is never masked."""
+    number = np.arange(len(starts_word))
+    since_start = number - np.maximum.accumulate(np.where(starts_word, number, 0))
+    return since_start % LONGEST_WORD == 0
 
 
 def _spans(opens_run_u: np.ndarray, max_ngram: int, quota: int, rng: np.random.Generator) -> list[int]:
