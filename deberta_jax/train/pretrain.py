@@ -173,6 +173,8 @@ def evaluate_workdir(config: Config, workdir: str, data: str | None, output: str
 def fill_masks(config: Config, workdir: str, texts: Sequence[str]) -> None:
     """Prints the best tokens for each [MASK] of each text."""
     tokenizer = load_tokenizer(Path(workdir) / session.TOKENIZER)
+    if not config.model.vocab_size:  # a preset leaves it to the data
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.size))
     run = build_run(config, top_id=0)
     _, params = session.trained_params(run, Path(workdir))
     for text in texts:
