@@ -1,4 +1,4 @@
-"""What every pretraining run starts from: DeBERTaV3's architecture and the released code's optimizer settings."""
+"""What every pretraining run starts from: a published architecture and the released code's optimizer settings."""
 
 from ml_collections import ConfigDict
 
@@ -22,18 +22,11 @@ def get_config(size: str = "v3_base") -> ConfigDict:
 
     c.model = ConfigDict(
         dict(
-            **sizes.dimensions(size),
+            **sizes.architecture(size),
             vocab_size=0,  # 0 = the tokenizer's
-            activation="gelu",
-            pos_att_type=("c2p", "p2c"),
-            position_buckets=256,
-            max_relative_positions=512,
-            max_position_embeddings=512,
-            position_biased_input=False,
-            decoder="emd",
             hidden_dropout=0.1,
             attention_dropout=0.1,
-            layer_norm_eps=1e-7,
+            stochastic_depth=0.0,
             initializer_range=0.02,
             dtype="bfloat16",
             remat="none",

@@ -10,6 +10,8 @@ _WHOLE = {
     "layers": None,
     "relative": None,
     "position": None,
+    "taps": None,
+    "label": None,
     "act_length": None,
     "act_key": None,
     "act_prediction": None,

@@ -12,9 +12,9 @@ from typing import Any
 
 from deberta_jax.errors import Refused, nearest
 
-POSITION_TERMS = ("c2p", "p2c")
+POSITION_TERMS = ("c2p", "p2c", "p2p")
 DTYPES = ("float32", "bfloat16")
-ACTIVATIONS = ("gelu", "relu", "swish", "tanh")
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish", "tanh", "sigmoid", "linear")
 VOCAB_MULTIPLE = 128  # table rows come in multiples of this: tiles of the matrix units, and divisible by any mesh axis
 
 
@@ -24,45 +24,60 @@ class ModelConfig:
 
     vocab_size: int  # ids that exist, specials included; 0 = from the prepared data
     hidden_size: int
+    embedding_size: int  # width of the word table, projected to hidden_size where it differs; 0 = hidden_size
+    type_vocab_size: int  # rows of the token type table; 0 = none, as in every published model
     num_layers: int
     num_heads: int
+    attention_head_size: int  # 0 = hidden_size / num_heads
     intermediate_size: int
     activation: str
-    pos_att_type: tuple[str, ...]  # of "c2p", "p2c"; () = plain attention
-    position_buckets: int  # rows on either side of zero distance; 256 in v2/v3
-    max_relative_positions: int  # distances beyond share the last bucket; 512
+    pos_att_type: tuple[str, ...]  # of "c2p", "p2c", "p2p"; () = plain attention
+    share_att_key: bool  # relative table through the content projections (v2, v3) or through its own (v1)
+    key_bias: bool  # whether key projections, the table's too, have a bias; v1 has none
+    norm_rel_ebd: str  # "layer_norm" = LayerNorm on the relative table (v2, v3); "none" (v1)
+    position_buckets: int  # rows on either side of zero distance; 256 in v2/v3; 0 = a row per distance (v1)
+    max_relative_positions: int  # distances beyond share the last row; 512
+    clamp_distance: bool  # clamp distances before bucketing, as Microsoft's code; Hugging Face's does not (see ops)
     max_position_embeddings: int  # rows of the absolute table
     position_biased_input: bool  # add absolute positions to the input, as BERT does
+    conv_kernel_size: int  # nGiE convolution after the first layer; 0 = none; 3 in v2
+    conv_groups: int
+    conv_act: str
     decoder: str  # "emd" = enhanced mask decoder, "none" = head on the last layer
     hidden_dropout: float
     attention_dropout: float
+    stochastic_depth: float  # share of rows that skip the last layer's sublayers; grows linearly with depth; 0 = off
     layer_norm_eps: float
     initializer_range: float
     dtype: str  # of activations; parameters are always float32
     remat: str  # what the backward pass recomputes: none, dots, full
 
     def __post_init__(self):
-        positive = ("hidden_size", "num_heads", "intermediate_size", "max_position_embeddings")
+        positive = ("hidden_size", "num_heads", "intermediate_size", "max_position_embeddings", "conv_groups")
         for name in positive:
             require(getattr(self, name) > 0, f"model.{name} must be positive, got {getattr(self, name)}")
+        for name in ("embedding_size", "type_vocab_size", "attention_head_size", "conv_kernel_size"):
+            require(getattr(self, name) >= 0, f"model.{name} must not be negative, got {getattr(self, name)}")
         require(self.vocab_size >= 0, f"model.vocab_size must be 0 (from the data) or positive, got {self.vocab_size}")
         require(
-            self.hidden_size % self.num_heads == 0,
+            self.attention_head_size > 0 or self.hidden_size % self.num_heads == 0,
             f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}",
         )
         require(self.num_layers >= 2, f"model.num_layers must be at least 2, got {self.num_layers}")
-        for term in self.pos_att_type:
-            require_choice("model.pos_att_type", term, POSITION_TERMS)
-        require(len(set(self.pos_att_type)) == len(self.pos_att_type), "model.pos_att_type names a term twice")
         require_choice("model.decoder", self.decoder, ("emd", "none"))
         require_choice("model.dtype", self.dtype, DTYPES)
         require_choice("model.remat", self.remat, ("none", "dots", "full"))
         require_choice("model.activation", self.activation, ACTIVATIONS)
-        for name in ("hidden_dropout", "attention_dropout"):
+        for name in ("hidden_dropout", "attention_dropout", "stochastic_depth"):
             require(0 <= getattr(self, name) < 1, f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
         self._check_positions()
+        self._check_distances()
+        self._check_convolution()
 
     def _check_positions(self):
+        for term in self.pos_att_type:
+            require_choice("model.pos_att_type", term, POSITION_TERMS)
+        require(len(set(self.pos_att_type)) == len(self.pos_att_type), "model.pos_att_type names a term twice")
         require(
             bool(self.pos_att_type) or self.position_biased_input or self.decoder == "emd",
             "model: pos_att_type is empty and position_biased_input is off: nothing would know where a token stands",
@@ -71,14 +86,40 @@ class ModelConfig:
             not (self.decoder == "emd" and self.position_biased_input),
             "model.decoder 'emd' adds absolute positions at the end, position_biased_input at the start: choose one",
         )
+
+    def _check_distances(self):
+        require_choice("model.norm_rel_ebd", self.norm_rel_ebd, ("none", "layer_norm"))
+        limit = self.max_relative_positions
+        require(limit >= 1, f"model.max_relative_positions must be positive, got {limit}")
+        # With 2 buckets and a limit of 2 the logarithm's base would be 1.
         require(
-            2 <= self.position_buckets <= self.max_relative_positions,
-            f"model.position_buckets must lie in [2, max_relative_positions], got {self.position_buckets}",
+            self.position_buckets == 0 or (2 <= self.position_buckets <= limit and limit >= 3),
+            f"model.position_buckets must be 0 or lie in [2, max_relative_positions], got {self.position_buckets}",
+        )
+
+    def _check_convolution(self):
+        require_choice("model.conv_act", self.conv_act, ACTIVATIONS)
+        require(
+            self.conv_kernel_size == 0 or self.conv_kernel_size % 2 == 1,
+            f"model.conv_kernel_size must be odd, or 0 for none, got {self.conv_kernel_size}",
+        )
+        require(
+            self.hidden_size % self.conv_groups == 0,
+            f"model.hidden_size {self.hidden_size} is not divisible by model.conv_groups {self.conv_groups}",
         )
 
     @property
     def head_size(self) -> int:
-        return self.hidden_size // self.num_heads
+        return self.attention_head_size or self.hidden_size // self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def relative_rows(self) -> int:
+        """Rows of the relative table."""
+        return 2 * (self.position_buckets or self.max_relative_positions)
 
     @property
     def vocab_rows(self) -> int:
@@ -88,6 +129,23 @@ class ModelConfig:
     @property
     def has_absolute_positions(self) -> bool:
         return self.position_biased_input or self.decoder == "emd"
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """What a task's head needs beyond the model: its labels, and the context pooler of the classifying ones."""
+
+    labels: tuple[str, ...]  # names in the order of the logits; one = regression
+    pooler_activation: str
+    pooler_dropout: float
+    classifier_dropout: float
+
+    def __post_init__(self):
+        require(len(self.labels) > 0, "head.labels must name at least one label")
+        require(len(set(self.labels)) == len(self.labels), f"head.labels names a label twice: {self.labels}")
+        require_choice("head.pooler_activation", self.pooler_activation, ACTIVATIONS)
+        for name in ("pooler_dropout", "classifier_dropout"):
+            require(0 <= getattr(self, name) < 1, f"head.{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +196,7 @@ class OptimizerConfig:
     learning_rate: float  # peak
     warmup_steps: int
     schedule: str  # after warm-up: linear, cosine, constant
-    end_fraction: float  # of the peak, at the last step
+    end_fraction: float  # of the peak, which the schedule reaches as the last update ends
     b1: float
     b2: float
     eps: float

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import slow_deberta
+from deberta_jax import config
 from deberta_jax.ops.activations import ACTIVATIONS, gelu
 
 POINTS = np.linspace(-6, 6, 241).astype(np.float32)
@@ -31,6 +33,11 @@ def test_gelu_keeps_its_negative_tail_in_bfloat16():
     assert gradient.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", ["gelu", "relu", "swish", "tanh"])
-def test_every_activation_of_the_config_exists(name):
-    assert ACTIVATIONS[name](jnp.float32(0.0)) == 0
+@pytest.mark.parametrize("name", config.ACTIVATIONS)
+def test_every_activation_of_the_config_is_its_formula(name):
+    expected = slow_deberta.ACTIVATIONS[name](POINTS.astype(np.float64))
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(POINTS)), expected, rtol=0, atol=1e-6)
+
+
+def test_the_config_names_every_activation():
+    assert set(config.ACTIVATIONS) == set(ACTIVATIONS)

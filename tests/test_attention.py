@@ -9,26 +9,38 @@ from deberta_jax.ops.buckets import row_of_distance
 
 SMALL = (8, 16)  # buckets, distance limit
 RELEASED = (256, 512)
-TERMS = {"c2p|p2c": (True, True), "c2p": (True, False), "p2c": (False, True), "none": (False, False)}
+LINEAR = (0, 16)  # v1: a row per distance
+TERMS = {
+    "none": (),
+    "c2p": ("c2p",),
+    "p2c": ("p2c",),
+    "p2p": ("p2p",),
+    "c2p|p2c": ("c2p", "p2c"),
+    "p2c|p2p": ("p2c", "p2p"),
+    "c2p|p2c|p2p": ("c2p", "p2c", "p2p"),
+}
 
 
 def rows_for(length, span):
-    return row_of_distance(np.arange(-length, length), *span)
+    return row_of_distance(np.arange(-length, length), *span, clamp=True)
 
 
 def random_parts(length, span, terms, *, batch=2, heads=2, size=8):
     """float32 (queries, keys, table as keys or None, table as queries or None)."""
     rng = np.random.default_rng(length)
     q, k = rng.normal(size=(2, batch, length, heads, size)).astype(np.float32)
-    tables = rng.normal(size=(2, 2 * span[0], heads, size)).astype(np.float32)
-    return q, k, *(table if on else None for table, on in zip(tables, TERMS[terms], strict=True))
+    pos_k, pos_q = rng.normal(size=(2, 2 * (span[0] or span[1]), heads, size)).astype(np.float32)
+    used = set(TERMS[terms])
+    return q, k, pos_k if used & {"c2p", "p2p"} else None, pos_q if used & {"p2c", "p2p"} else None
 
 
 def assert_agrees_with_loops(length, span, terms, **sizes):
     parts = random_parts(length, span, terms, **sizes)
-    fast_hbqk = np.asarray(attention.scores(*parts, rows_for(length, span)))
+    fast_hbqk = np.asarray(attention.scores(*parts, rows_for(length, span), TERMS[terms]))
     q, k, *tables = (part if part is None else part.astype(np.float64) for part in parts)
-    slow_bhqk = np.stack([slow_deberta.scores(*qk, *tables, *span) for qk in zip(q, k, strict=True)])
+    slow_bhqk = np.stack(
+        [slow_deberta.scores(*qk, *tables, *span, terms=TERMS[terms]) for qk in zip(q, k, strict=True)]
+    )
     np.testing.assert_allclose(fast_hbqk, slow_bhqk.swapaxes(0, 1), rtol=0, atol=1e-5)
 
 
@@ -36,6 +48,11 @@ def assert_agrees_with_loops(length, span, terms, **sizes):
 @pytest.mark.parametrize("length", [1, 7, 40])
 def test_scores_are_those_of_the_formula_below_and_above_the_span(length, terms):
     assert_agrees_with_loops(length, SMALL, terms)
+
+
+@pytest.mark.parametrize("length", [7, 40])
+def test_scores_are_those_of_the_formula_with_a_row_per_distance(length):
+    assert_agrees_with_loops(length, LINEAR, "c2p|p2c")
 
 
 def test_scores_are_those_of_the_formula_beyond_the_released_span():
@@ -50,8 +67,8 @@ def test_scores_at_chosen_positions_are_rows_of_the_scores(length, terms):
     one_hot_bpk = jax.nn.one_hot(position_bp, length)
     chosen_bphd = np.take_along_axis(q, position_bp[:, :, None, None], axis=1)
     rows = rows_for(length, SMALL)
-    some_hbpk = attention.scores_at(chosen_bphd, k, pos_k, pos_q, rows, one_hot_bpk, position_bp)
-    all_hbqk = attention.scores(q, k, pos_k, pos_q, rows)
+    some_hbpk = attention.scores_at(chosen_bphd, k, pos_k, pos_q, rows, TERMS[terms], one_hot_bpk, position_bp)
+    all_hbqk = attention.scores(q, k, pos_k, pos_q, rows, TERMS[terms])
     np.testing.assert_allclose(
         some_hbpk, np.take_along_axis(np.asarray(all_hbqk), position_bp[None, ..., None], axis=2), rtol=0, atol=1e-5
     )
@@ -60,16 +77,18 @@ def test_scores_at_chosen_positions_are_rows_of_the_scores(length, terms):
 def scores_by_gather(q_bqhd, k_bkhd, pos_k_rhd, pos_q_rhd):
     """The formula with [q, k] tables gathered entry by entry; jax derives its gradient."""
     length = q_bqhd.shape[1]
-    row_qk = row_of_distance(np.arange(length)[:, None] - np.arange(length), *SMALL)
+    row_qk = row_of_distance(np.arange(length)[:, None] - np.arange(length), *SMALL, clamp=True)
     s_hbqk = jnp.einsum("bqhd,bkhd->hbqk", q_bqhd, k_bkhd)
     s_hbqk += jnp.einsum("bqhd,qkhd->hbqk", q_bqhd, pos_k_rhd[row_qk])
     s_hbqk += jnp.einsum("bkhd,qkhd->hbqk", k_bkhd, pos_q_rhd[row_qk])
-    return s_hbqk / np.sqrt(3 * q_bqhd.shape[-1])
+    s_hbqk += jnp.einsum("qkhd,qkhd->hqk", pos_q_rhd[row_qk], pos_k_rhd[row_qk])[:, None]
+    return s_hbqk / np.sqrt(4 * q_bqhd.shape[-1])
 
 
 @pytest.mark.parametrize("length", [9, 40])
 def test_both_ways_of_scoring_have_the_gradients_of_the_formula(length):
-    parts = tuple(map(jnp.asarray, random_parts(length, SMALL, "c2p|p2c")))
+    parts = tuple(map(jnp.asarray, random_parts(length, SMALL, "c2p|p2c|p2p")))
+    terms = TERMS["c2p|p2c|p2p"]
     position_bp = np.tile(np.arange(length), (2, 1))
     one_hot_bpk = jax.nn.one_hot(position_bp, length)
     weight = np.random.default_rng(2).normal(size=(2, 2, length, length)).astype(np.float32)
@@ -79,25 +98,24 @@ def test_both_ways_of_scoring_have_the_gradients_of_the_formula(length):
         return jax.jit(jax.grad(lambda parts: (scores(*parts) * weight).sum()))(parts)
 
     expected = gradients(scores_by_gather)
-    every = gradients(lambda *parts: attention.scores(*parts, rows))
-    chosen = gradients(lambda *parts: attention.scores_at(*parts, rows, one_hot_bpk, position_bp))
+    every = gradients(lambda *parts: attention.scores(*parts, rows, terms))
+    chosen = gradients(lambda *parts: attention.scores_at(*parts, rows, terms, one_hot_bpk, position_bp))
     for right, one, other in zip(expected, every, chosen, strict=True):
         assert one.shape == right.shape
         np.testing.assert_allclose(one, right, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(other, right, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("terms", "count"), [("c2p|p2c", 3), ("c2p", 2), ("p2c", 2), ("none", 1)])
+@pytest.mark.parametrize(("terms", "count"), [("c2p|p2c", 3), ("c2p", 2), ("p2p", 2), ("none", 1), ("c2p|p2c|p2p", 4)])
 def test_the_scale_counts_the_terms(terms, count):
-    _, _, pos_k, pos_q = random_parts(3, SMALL, terms)
-    assert attention.score_scale(64, pos_k, pos_q) == pytest.approx((64 * count) ** -0.5, rel=1e-12)
+    assert attention.score_scale(64, TERMS[terms]) == pytest.approx((64 * count) ** -0.5, rel=1e-12)
 
 
 def test_bfloat16_products_are_summed_in_float32():
     parts = [jnp.asarray(part, jnp.bfloat16) for part in random_parts(40, SMALL, "c2p|p2c", size=64)]
     rows = rows_for(40, SMALL)
-    rounded = attention.scores(*parts, rows)
-    exact = attention.scores(*(part.astype(jnp.float32) for part in parts), rows)
+    rounded = attention.scores(*parts, rows, TERMS["c2p|p2c"])
+    exact = attention.scores(*(part.astype(jnp.float32) for part in parts), rows, TERMS["c2p|p2c"])
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, rtol=0, atol=0.05)
 

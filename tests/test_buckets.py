@@ -1,10 +1,15 @@
 """Values printed by the released code for its published settings (256 buckets, distances to 512)."""
 
+import functools
+
 import numpy as np
 import pytest
 
 import slow_deberta
-from deberta_jax.ops.buckets import bucket_of_distance, row_of_distance
+from deberta_jax.ops import buckets as under_test
+
+bucket_of_distance = functools.partial(under_test.bucket_of_distance, clamp=True)
+row_of_distance = functools.partial(under_test.row_of_distance, clamp=True)
 
 RELEASED = {
     **{127: 127, 128: 128, 129: 129, 131: 131, 140: 137, 200: 169, 256: 192, 300: 207, 400: 233, 500: 254},
@@ -41,8 +46,22 @@ def test_distances_beyond_the_limit_share_the_last_row():
     assert row_of_distance(np.array([-511, -512, -600, -100_000]), 256, 512).tolist() == [1] * 4
 
 
-@pytest.mark.parametrize(("buckets", "limit"), [(256, 512), (8, 16), (32, 64), (2, 3), (5, 9), (16, 16)])
-def test_every_distance_agrees_with_the_formula_one_by_one(buckets, limit):
+@pytest.mark.parametrize("clamp", [True, False])
+@pytest.mark.parametrize(("buckets", "limit"), [(256, 512), (8, 16), (32, 64), (2, 3), (5, 9), (16, 16), (0, 16)])
+def test_every_distance_agrees_with_the_formula_one_by_one(buckets, limit, clamp):
     distance = range(-3 * limit, 3 * limit + 1)
-    expected = [slow_deberta.table_row(d, 0, buckets, limit) for d in distance]
-    assert row_of_distance(np.array(distance), buckets, limit).tolist() == expected
+    expected = [slow_deberta.table_row(d, 0, buckets, limit, clamp) for d in distance]
+    assert row_of_distance(np.array(distance), buckets, limit, clamp=clamp).tolist() == expected
+
+
+def test_the_clamp_matters_only_from_the_negative_limit_on():
+    distance = np.arange(-5000, 5001)
+    differs = row_of_distance(distance, 256, 512) != row_of_distance(distance, 256, 512, clamp=False)
+    assert distance[differs].tolist() == list(range(-5000, -511))
+    assert set(row_of_distance(distance[differs], 256, 512, clamp=False)) == {0}
+
+
+def test_without_buckets_each_distance_has_its_row():
+    assert row_of_distance(np.array([-700, -512, -1, 0, 1, 511, 512, 700]), 0, 512).tolist() == (
+        [0, 0, 511, 512, 513, 1023, 1023, 1023]
+    )

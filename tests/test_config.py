@@ -26,18 +26,29 @@ def values() -> dict:
         "model": {
             "vocab_size": 4097,
             "hidden_size": 64,
+            "embedding_size": 0,
+            "type_vocab_size": 0,
             "num_layers": 3,
             "num_heads": 4,
+            "attention_head_size": 0,
             "intermediate_size": 256,
             "activation": "gelu",
             "pos_att_type": ("c2p", "p2c"),
+            "share_att_key": True,
+            "key_bias": True,
+            "norm_rel_ebd": "layer_norm",
             "position_buckets": 32,
             "max_relative_positions": 64,
+            "clamp_distance": True,
             "max_position_embeddings": 128,
             "position_biased_input": False,
+            "conv_kernel_size": 0,
+            "conv_groups": 1,
+            "conv_act": "gelu",
             "decoder": "emd",
             "hidden_dropout": 0.1,
             "attention_dropout": 0.1,
+            "stochastic_depth": 0.0,
             "layer_norm_eps": 1e-7,
             "initializer_range": 0.02,
             "dtype": "float32",
@@ -179,7 +190,14 @@ def test_a_missing_key_is_refused_by_name(values, path):
         ("model.vocab_size", -1, "model.vocab_size must be 0 (from the data) or positive"),
         ("model.num_heads", 5, "model.hidden_size 64 is not divisible by model.num_heads 5"),
         ("model.num_layers", 1, "model.num_layers must be at least 2"),
-        ("model.pos_att_type", ("c2p", "p2p"), "model.pos_att_type must be one of c2p, p2c; got 'p2p'"),
+        ("model.pos_att_type", ("c2p", "c2c"), "model.pos_att_type must be one of c2p, p2c, p2p; got 'c2c'"),
+        ("model.embedding_size", -1, "model.embedding_size must not be negative"),
+        ("model.norm_rel_ebd", "layernorm", "did you mean 'layer_norm'"),
+        ("model.max_relative_positions", 0, "model.max_relative_positions must be positive"),
+        ("model.conv_kernel_size", 2, "model.conv_kernel_size must be odd"),
+        ("model.conv_groups", 3, "model.hidden_size 64 is not divisible by model.conv_groups 3"),
+        ("model.conv_act", "than", "did you mean 'tanh'"),
+        ("model.stochastic_depth", 1.0, "model.stochastic_depth must lie in [0, 1)"),
         ("model.pos_att_type", ("c2p", "c2p"), "model.pos_att_type names a term twice"),
         ("model.decoder", "edm", "model.decoder must be one of emd, none; got 'edm', did you mean 'emd'"),
         ("model.dtype", "float16", "model.dtype must be one of"),
@@ -188,8 +206,8 @@ def test_a_missing_key_is_refused_by_name(values, path):
         ("model.hidden_dropout", 1.0, "model.hidden_dropout must lie in [0, 1)"),
         ("model.attention_dropout", -0.1, "model.attention_dropout must lie in [0, 1)"),
         ("model.position_biased_input", True, "'emd' adds absolute positions at the end"),
-        ("model.position_buckets", 65, "model.position_buckets must lie in [2, max_relative_positions]"),
-        ("model.position_buckets", 1, "model.position_buckets must lie in [2, max_relative_positions]"),
+        ("model.position_buckets", 65, "model.position_buckets must be 0 or lie in [2, max_relative_positions]"),
+        ("model.position_buckets", 1, "model.position_buckets must be 0 or lie in [2, max_relative_positions]"),
         ("data.mask.rate", 0.0, "data.mask.rate must lie in (0, 1)"),
         ("data.mask.rate", 1.0, "data.mask.rate must lie in (0, 1)"),
         ("data.mask.random_share", 0.3, "must lie in [0, 1]"),
@@ -246,3 +264,38 @@ def test_table_rows_are_the_next_multiple_of_128(values, ids, rows):
 
 def test_a_head_is_its_share_of_the_width(values):
     assert config.build(values).model.head_size == 16
+
+
+def test_two_buckets_need_a_limit_above_two(values):
+    """The logarithm's base would be 1."""
+    values = changed(values, "model.position_buckets", 2)
+    with pytest.raises(Refused, match="position_buckets must be 0 or lie in"):
+        config.build(changed(values, "model.max_relative_positions", 2))
+    assert config.build(changed(values, "model.max_relative_positions", 3)).model.relative_rows == 4
+
+
+def test_zero_stands_for_the_usual_size(values):
+    model = config.build(values).model
+    assert (model.embedding_width, model.head_size, model.relative_rows) == (64, 16, 64)
+    for key, size in (("embedding_size", 20), ("attention_head_size", 24), ("position_buckets", 0)):
+        values = changed(values, "model." + key, size)
+    model = config.build(values).model
+    assert (model.embedding_width, model.head_size, model.relative_rows) == (20, 24, 128)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ()}, "head.labels must name at least one"),
+        ({"labels": ("no", "no")}, "head.labels names a label twice"),
+        ({"pooler_activation": "gleu"}, "did you mean 'gelu'"),
+        ({"pooler_dropout": 1.0}, "head.pooler_dropout must lie in [0, 1)"),
+        ({"classifier_dropout": -0.1}, "head.classifier_dropout must lie in [0, 1)"),
+    ],
+)
+def test_a_head_that_makes_no_sense_is_refused(changes, message):
+    right = {"labels": ("no", "yes"), "pooler_activation": "gelu", "pooler_dropout": 0.0, "classifier_dropout": 0.1}
+    config.HeadConfig(**right)
+    with pytest.raises(Refused) as refusal:
+        config.HeadConfig(**right | changes)
+    assert message in str(refusal.value)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.ops.dropout import Noise, dropout, keep_mask, shared_dropout
+from deberta_jax.ops.dropout import Noise, drop_rows, dropout, keep_mask, shared_dropout
 
 
 def noise(rows, key=0):
@@ -85,3 +85,22 @@ def test_the_gradient_passes_through_kept_entries_only():
 def test_the_dtype_stays():
     x = jnp.ones((2, 8), jnp.bfloat16)
     assert dropout(x, 0.5, noise([0, 1])).dtype == shared_dropout(x, 0.5, noise([0, 1])).dtype == jnp.bfloat16
+
+
+def test_dropped_rows_are_whole_and_the_others_are_scaled_up():
+    noise = Noise(jax.random.key(0), jnp.arange(4000))
+    x = jnp.ones((4000, 3, 2))
+    dropped = np.asarray(drop_rows(x, jnp.float32(0.25), noise))
+    per_row = dropped.reshape(4000, -1)
+    assert set(np.unique(per_row)) == {0, np.float32(1 / 0.75)}
+    assert (per_row == per_row[:, :1]).all()
+    assert abs((per_row[:, 0] == 0).mean() - 0.25) < 0.03
+    assert abs(dropped.mean() - 1) < 0.03
+
+
+def test_which_rows_drop_follows_the_global_row():
+    x = jnp.ones((8, 2))
+    whole = drop_rows(x, 0.5, Noise(jax.random.key(3), jnp.arange(8)))
+    half = drop_rows(x[:4], 0.5, Noise(jax.random.key(3), jnp.arange(4, 8)))
+    np.testing.assert_array_equal(whole[4:], half)
+    assert drop_rows(x, 0.5, None) is x

@@ -7,8 +7,8 @@ import pytest
 
 import slow_deberta
 from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
-from deberta_jax.model.encoder import Block, Embeddings, Encoder, allowed_pairs
-from deberta_jax.ops.dropout import Noise
+from deberta_jax.model.encoder import SITE_MLP_PATH, Block, Embeddings, Encoder, allowed_pairs
+from deberta_jax.ops.dropout import Noise, drop_rows
 
 
 @functools.cache
@@ -19,7 +19,7 @@ def encoder_and_params(**changes):
     return model, scrambled(shapes)
 
 
-def forward(model, params, ids, documents, positions=None, *, rows=None, key=None, all_hidden_states=False):
+def forward(model, params, ids, documents, positions=None, types=None, *, rows=None, key=None, all_hidden_states=False):
     """Deterministic without a key."""
     rngs = None if key is None else {"dropout": key}
     return model.apply(
@@ -27,6 +27,7 @@ def forward(model, params, ids, documents, positions=None, *, rows=None, key=Non
         ids,
         documents,
         positions,
+        types,
         deterministic=key is None,
         rows=rows,
         all_hidden_states=all_hidden_states,
@@ -46,7 +47,21 @@ ARCHITECTURES = {
     "DeBERTa": {},
     "content to position alone": {"pos_att_type": ("c2p",)},
     "position to content alone": {"pos_att_type": ("p2c",)},
-    "BERT": {"pos_att_type": (), "position_biased_input": True, "decoder": "none"},
+    "position to position alone": {"pos_att_type": ("p2p",)},
+    "all three terms": {"pos_att_type": ("c2p", "p2c", "p2p")},
+    "BERT": {"pos_att_type": (), "position_biased_input": True, "decoder": "none", "type_vocab_size": 2},
+    "v1": {"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none", "position_buckets": 0},
+    "v1 with position to position": {
+        **{"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none", "position_buckets": 0},
+        "pos_att_type": ("p2p",),
+    },
+    "v2": {"conv_kernel_size": 3},
+    "v2 of two layers, wide groups, tanh": {
+        **{"conv_kernel_size": 5, "conv_groups": 4, "conv_act": "tanh", "num_layers": 2, "share_att_key": False}
+    },
+    "distances that are not clamped": {"clamp_distance": False},
+    "a narrow word table": {"embedding_size": 20, "type_vocab_size": 3},
+    "large heads": {"attention_head_size": 24, "activation": "swish"},
 }
 
 
@@ -54,8 +69,9 @@ ARCHITECTURES = {
 def test_every_hidden_state_is_that_of_the_loops(changes):
     model, params = encoder_and_params(**changes)
     batch = packed_batch(rows=2, length=40)  # longer than the 8 buckets and the distance limit of 16
-    output, states = encode(model, params, *inputs_of(batch), all_hidden_states=True)
-    expected = slow_deberta.encoder_states(model.cfg, params, *inputs_of(batch))
+    types = batch["input_ids"] % max(model.cfg.type_vocab_size, 1)
+    output, states = encode(model, params, *inputs_of(batch), types, all_hidden_states=True)
+    expected = slow_deberta.encoder_states(model.cfg, params, *inputs_of(batch), types)
     assert len(states) == len(expected) == model.cfg.num_layers + 1
     for state, slow in zip(states, expected, strict=True):
         np.testing.assert_allclose(state, slow, rtol=0, atol=1e-5)
@@ -105,7 +121,7 @@ def test_embeddings_are_zero_at_padding(position_biased_input):
     real = batch["documents"] > 0
     embeddings = Embeddings(model.cfg)
     x = np.asarray(
-        embeddings.apply({"params": params["embeddings"]}, batch["input_ids"], real, batch["positions"], None)
+        embeddings.apply({"params": params["embeddings"]}, batch["input_ids"], real, batch["positions"], None, None)
     )
     assert not x[~real].any()
     assert (x[real] != 0).all()
@@ -123,8 +139,9 @@ def test_permuting_the_batch_permutes_the_outputs_dropout_included(key):
     np.testing.assert_allclose(again, output[order], rtol=0, atol=1e-6)
 
 
-def test_a_document_never_sees_the_other_document_of_its_row():
-    model, params = encoder_and_params()
+@pytest.mark.parametrize("conv_kernel_size", [0, 3])
+def test_a_document_never_sees_the_other_document_of_its_row(conv_kernel_size):
+    model, params = encoder_and_params(conv_kernel_size=conv_kernel_size)
     batch = packed_batch()
     first = batch["documents"] == 1
     changed = np.where(first, (batch["input_ids"] + 7) % 100, batch["input_ids"])
@@ -163,6 +180,24 @@ def test_every_layer_draws_dropout_bits_of_its_own():
     )
     assert (np.asarray(first) != np.asarray(second)).any()
     np.testing.assert_array_equal(first, again)
+
+
+def test_stochastic_depth_drops_the_branches_of_rows_and_more_of_them_higher_up():
+    model, params = encoder_and_params(stochastic_depth=0.8, hidden_dropout=0.0, attention_dropout=0.0, num_layers=4)
+    ids = np.tile(np.random.default_rng(0).integers(5, 100, (1, 3)), (2000, 1))  # one row, many times
+    _, states = encode(model, params, ids, np.ones_like(ids), key=jax.random.key(0), all_hidden_states=True)
+    kinds = [len(np.unique(np.round(np.asarray(state)[:, 0, 0], 4))) for state in states]
+    assert kinds[0] == 1 and kinds[1] == 4  # each of the layer's two branches is there or not
+    for layer in range(4):
+        branch = drop_rows(jnp.ones((2000, 1)), 0.8 * (layer + 1) / 4, layer_noise(layer).at(SITE_MLP_PATH))
+        assert abs((np.asarray(branch) == 0).mean() - 0.2 * (layer + 1)) < 0.04
+    off = encode(model, params, ids[:2], np.ones_like(ids[:2]))
+    plain, _ = encoder_and_params(num_layers=4)
+    np.testing.assert_array_equal(off, encode(plain, params, ids[:2], np.ones_like(ids[:2])))
+
+
+def layer_noise(layer):
+    return Noise(jax.random.key(0), jnp.arange(2000)).at(layer)
 
 
 def test_remat_policies_change_memory_and_not_gradients():

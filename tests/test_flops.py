@@ -8,10 +8,7 @@ from deberta_jax.train.flops import mlm_flops_per_row
 
 
 def model_of(size, **changes):
-    return tiny_model(
-        **sizes.dimensions(size),
-        **{"vocab_size": 128_100, "position_buckets": 256, "max_relative_positions": 512, **changes},
-    )
+    return tiny_model(**sizes.architecture(size) | {"vocab_size": 128_100} | changes)
 
 
 def gigaflops_per_token(size, length, predictions, **changes):

@@ -16,7 +16,7 @@ BERT = {"pos_att_type": (), "position_biased_input": True, "decoder": "none"}
 def model_and_params(**changes):
     model = MaskedLM(tiny_model(**changes))
     ids = jnp.ones((1, 4), jnp.int32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, ids[:, :2], deterministic=True)["params"])
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, deterministic=True)["params"])
     return model, scrambled(shapes)
 
 
@@ -26,11 +26,12 @@ def forward(model, params, batch, key=None):
         {"params": params},
         batch["input_ids"],
         batch["documents"],
-        batch["masked_positions"],
         batch["positions"],
         deterministic=key is None,
+        masked_positions=batch["masked_positions"],
         rows=batch["rows"],
         rngs=None if key is None else {"dropout": key},
+        method="table_logits",
     )
 
 
@@ -56,8 +57,13 @@ def at_masked(every_blv, batch):
         {"pos_att_type": ()},
         {"decoder": "none"},
         BERT,
+        {"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none", "position_buckets": 0},
+        {"conv_kernel_size": 3, "num_layers": 2},
+        {"embedding_size": 20, "activation": "relu"},
+        {"pos_att_type": ("c2p", "p2c", "p2p")},
     ],
-    ids=["emd", "emd c2p", "emd p2c", "emd without relative positions", "no decoder", "BERT"],
+    ids=["emd", "emd c2p", "emd p2c", "emd without relative positions", "no decoder", "BERT"]
+    + ["v1", "v2", "a narrow word table", "p2p"],
 )
 def test_logits_are_those_of_the_slow_model_that_decodes_every_position(changes):
     model, params = model_and_params(**changes)
@@ -66,6 +72,16 @@ def test_logits_are_those_of_the_slow_model_that_decodes_every_position(changes)
     assert logits.dtype == jnp.float32
     slow = slow_deberta.masked_lm_logits(model.cfg, params, batch["input_ids"], batch["documents"], batch["positions"])
     np.testing.assert_allclose(logits[..., :100], at_masked(slow, batch), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"decoder": "none"}], ids=["emd", "none"])
+def test_without_masked_positions_every_position_is_predicted(changes):
+    model, params = model_and_params(**changes)
+    batch = packed_batch(rows=3, length=40)
+    inputs = (batch["input_ids"], batch["documents"], batch["positions"])
+    every = jax.jit(functools.partial(model.apply, deterministic=True))({"params": params}, *inputs)
+    assert every.shape == (3, 40, 100)
+    np.testing.assert_allclose(run(model, params, batch)[..., :100], at_masked(every, batch), rtol=1e-5, atol=2e-5)
 
 
 def test_without_a_decoder_the_head_reads_the_output_of_the_last_layer():

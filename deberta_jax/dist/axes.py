@@ -13,11 +13,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import Refused, nearest
 
-PARAM_AXES = frozenset({"embed", "heads", "head_size", "mlp", "vocab", "layers", "relative", "position"})
+PARAM_AXES = frozenset(
+    {"embed", "heads", "head_size", "mlp", "vocab", "layers", "relative", "position", "taps", "label"}
+)
 # Activations have names of their own: under fsdp a parameter's "embed" is split over an axis that already splits the
 # batch of an activation.
 ACT_AXES = frozenset(
-    {"act_batch", "act_length", "act_key", "act_prediction", "act_embed", "act_heads", "act_head_size", "act_mlp", "act_vocab"}
+    {
+        *("act_batch", "act_length", "act_key", "act_prediction", "act_embed"),
+        *("act_heads", "act_head_size", "act_mlp", "act_vocab"),
+    }
 )
 LOGICAL_AXES = PARAM_AXES | ACT_AXES
 

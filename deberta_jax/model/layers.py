@@ -25,10 +25,13 @@ def layer_norm(cfg: ModelConfig, name: str | None = None) -> nn.LayerNorm:
     )
 
 
-def dense(cfg: ModelConfig, features: int, axes: tuple[str, str], name: str | None = None) -> nn.Dense:
+def dense(
+    cfg: ModelConfig, features: int, axes: tuple[str, str], *, use_bias: bool = True, name: str | None = None
+) -> nn.Dense:
     """A Dense layer whose kernel has the logical `axes` (in, out)."""
     return nn.Dense(
         features,
+        use_bias=use_bias,
         dtype=jnp.dtype(cfg.dtype),
         kernel_init=weight_init(cfg, *axes),
         bias_init=named(nn.initializers.zeros, axes[1]),
@@ -40,6 +43,7 @@ class HeadProjection(nn.Module):
     """[..., e] to [..., h, d]. Own kernel: nn.DenseGeneral cannot name three axes under a mesh."""
 
     cfg: ModelConfig
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x_te: jax.Array) -> jax.Array:
@@ -47,8 +51,10 @@ class HeadProjection(nn.Module):
         dtype = jnp.dtype(cfg.dtype)
         heads = (cfg.num_heads, cfg.head_size)
         w_ehd = self.param("kernel", weight_init(cfg, "embed", "heads", "head_size"), (cfg.hidden_size, *heads))
-        b_hd = self.param("bias", named(nn.initializers.zeros, "heads", "head_size"), heads)
         y_thd = jnp.einsum("...e,ehd->...hd", x_te.astype(dtype), w_ehd.astype(dtype))
+        if not self.use_bias:
+            return y_thd
+        b_hd = self.param("bias", named(nn.initializers.zeros, "heads", "head_size"), heads)
         return y_thd + jnp.broadcast_to(b_hd.astype(dtype), y_thd.shape)
 
 

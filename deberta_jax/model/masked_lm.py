@@ -1,5 +1,7 @@
 """Masked language model: backbone, enhanced mask decoder (paper section 3.2) and the tied head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,7 +9,7 @@ from flax import linen as nn
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain, named
 from deberta_jax.model.attention import Chosen
-from deberta_jax.model.encoder import Encoder, allowed_pairs
+from deberta_jax.model.encoder import Encoder, allowed_pairs, positions_of
 from deberta_jax.model.layers import dense, layer_norm
 from deberta_jax.ops import attention
 from deberta_jax.ops.activations import ACTIVATIONS
@@ -25,7 +27,7 @@ class MaskedLMHead(nn.Module):
 
     def setup(self):
         cfg = self.cfg
-        self.dense = dense(cfg, cfg.hidden_size, ("embed", "mlp"))
+        self.dense = dense(cfg, cfg.embedding_width, ("embed", "mlp"))
         self.norm = layer_norm(cfg)
         self.bias = self.param("bias", named(nn.initializers.zeros, "vocab"), (cfg.vocab_rows,))
 
@@ -40,46 +42,58 @@ class MaskedLMHead(nn.Module):
 
 
 class MaskedLM(nn.Module):
+    """Encoder, decoder and head; `cfg.decoder` decides whether the head sees the decoder's or the encoder's output."""
+
     cfg: ModelConfig
+    origin: str = ""  # see Encoder
 
     def setup(self):
         self.encoder = Encoder(self.cfg)
         self.head = MaskedLMHead(self.cfg)
 
-    def __call__(
+    def __call__(self, *inputs: jax.Array, **options: Any) -> jax.Array:
+        """float32 logits [b, p, vocab_size] at `masked_positions`, or everywhere; arguments as `table_logits`."""
+        return self.table_logits(*inputs, **options)[..., : self.cfg.vocab_size]
+
+    def table_logits(
         self,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        masked_positions: jax.Array,
         position_ids: jax.Array | None = None,
+        token_type_ids: jax.Array | None = None,
         *,
         deterministic: bool,
+        masked_positions: jax.Array | None = None,
         rows: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits [b, p, v] at `masked_positions` [b, p]; see Encoder for the other arguments.
+        """Logits [b, p, v] at `masked_positions` [b, p], or [b, l, v]; v counts the table's unused rows too.
 
         Only those positions are decoded: in both passes keys and values come from the same hidden states, so a query's
         result does not depend on the other queries. The last layer is not run on its own: its output is never used.
+        See Encoder for the other arguments.
         """
         noise = self.encoder.noise(rows, input_ids, deterministic)
-        x_ble, _ = self.encoder.below_last(input_ids, attention_mask, position_ids, noise)
-        if position_ids is None:
-            position_ids = jnp.broadcast_to(jnp.arange(input_ids.shape[1]), input_ids.shape)
+        position_ids = positions_of(input_ids) if position_ids is None else position_ids
+        x_ble, _ = self.encoder.below_last(input_ids, attention_mask, position_ids, token_type_ids, noise)
         y_bpe = self._decode(x_ble, attention_mask, masked_positions, position_ids, noise)
         return self.head(y_bpe, self.encoder.embeddings.word)
 
     def _decode(self, x_ble, attention_mask, masked_positions, position_ids, noise: Noise | None) -> jax.Array:
         """[b, p, e]: the last layer at the masked positions; once, or twice on a stream that knows where it stands."""
-        encoder = self.encoder
-        noise = noise and noise.at(self.cfg.num_layers - 1)
+        encoder, layer = self.encoder, self.cfg.num_layers - 1
+        noise = noise and noise.at(layer)
         memory = encoder.last.memory(x_ble, encoder.table(), noise)
-        select_bpk = jax.nn.one_hot(masked_positions, x_ble.shape[1], dtype=x_ble.dtype)
-        chosen = Chosen(masked_positions, select_bpk)
-        allowed_bpk = allowed_pairs(jnp.take_along_axis(attention_mask, masked_positions, axis=1), attention_mask)
-        x_bpe = attention.select("bke,bpk->bpe", x_ble, select_bpk)
+        chosen, x_bpe, of_queries, position_bp = None, x_ble, attention_mask, position_ids
+        if masked_positions is not None:
+            chosen = Chosen(masked_positions, jax.nn.one_hot(masked_positions, x_ble.shape[1], dtype=x_ble.dtype))
+            x_bpe = attention.select("bke,bpk->bpe", x_ble, chosen.select_bpk)
+            of_queries, position_bp = (
+                jnp.take_along_axis(each, masked_positions, axis=1) for each in (attention_mask, position_ids)
+            )
+        allowed_bpk = allowed_pairs(of_queries, attention_mask)
         if self.cfg.decoder == "none":
-            return encoder.last.ask(x_bpe, memory, allowed_bpk, noise, chosen)
-        x_bpe += encoder.embeddings.positions(jnp.take_along_axis(position_ids, masked_positions, axis=1))
+            return encoder.last.ask(x_bpe, layer, memory, allowed_bpk, noise, chosen)
+        x_bpe += encoder.embeddings.positions(position_bp)
         for index in range(DECODER_PASSES):
-            x_bpe = encoder.last.ask(x_bpe, memory, allowed_bpk, noise and noise.at(SITE_PASS + index), chosen)
+            x_bpe = encoder.last.ask(x_bpe, layer, memory, allowed_bpk, noise and noise.at(SITE_PASS + index), chosen)
         return constrain(x_bpe, "batch", "prediction", "embed")

@@ -26,7 +26,7 @@ def masked_language_model(cfg: ModelConfig, top_id: int) -> Objective:
 
 def _init(model: MaskedLM, key: jax.Array) -> Any:
     ids = jnp.zeros((1, 8), jnp.int32)
-    return model.init({"params": key}, ids, jnp.ones_like(ids), ids[:, :2], deterministic=True)["params"]
+    return model.init({"params": key}, ids, jnp.ones_like(ids), deterministic=True)["params"]
 
 
 def _logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
@@ -34,11 +34,12 @@ def _logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -
         {"params": params},
         batch["input_ids"],
         batch["documents"],
-        batch["masked_positions"],
         batch["positions"],
         deterministic=key is None,
+        masked_positions=batch["masked_positions"],
         rows=batch["rows"],
         rngs=None if key is None else {"dropout": key},
+        method="table_logits",
     )
 
 

@@ -29,4 +29,12 @@ def _normal_cdf(x: jax.Array) -> jax.Array:
     return (jax.lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)) + 1) / 2
 
 
-ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "swish": jax.nn.swish, "tanh": jnp.tanh}
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_new": jax.nn.gelu,  # the tanh approximation
+    "relu": jax.nn.relu,
+    "swish": jax.nn.swish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
+}

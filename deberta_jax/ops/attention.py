@@ -2,10 +2,12 @@
 
 The score of query i for key j is, with rel = the row of the relative table for the distance i - j,
 
-    (q_i . k_j  +  q_i . pos_k[rel]  +  k_j . pos_q[rel]) / sqrt(d * terms)
+    (q_i . k_j  +  q_i . pos_k[rel]  +  k_j . pos_q[rel]  +  pos_q[rel] . pos_k[rel]) / sqrt(d * terms)
 
-content to content, content to position, position to content. The paper's equation 4 scores position to content with
-the distance j - i; the released code, and so every published weight, uses i - j in both terms.
+content to content, content to position (c2p), position to content (p2c), position to position (p2p): the product
+(q_i + pos_q[rel]) . (k_j + pos_k[rel]) written out. Each position term is optional; published models have c2p and p2c.
+The paper's equation 4 scores position to content with the distance j - i; the released code, and so every published
+weight, uses i - j in both terms. p2p crashes in the released code; here it takes the same row as the others.
 
 The row depends on i - j alone, so no [length, length] gather is needed: the table is expanded to the 2 * length
 possible distances, multiplied once, and each row of the product is shifted into place (a reshape). Its gradient is a
@@ -31,20 +33,23 @@ def scores(
     pos_k_rhd: jax.Array | None,
     pos_q_rhd: jax.Array | None,
     row_of_distance: np.ndarray,
+    terms: tuple[str, ...],
 ) -> jax.Array:
     """Scaled float32 scores [h, b, q, k] of every position for every position.
 
-    A table of None leaves its term out (and out of the scale). `row_of_distance` [2 * length] gives the table's row for
-    the distances -length .. length - 1.
+    `terms` are of c2p, p2c, p2p; c2p and p2p need pos_k, p2c and p2p pos_q. `row_of_distance` [2 * length] gives the
+    table's row for the distances -length .. length - 1.
     """
-    scale = score_scale(q_bqhd.shape[-1], pos_k_rhd, pos_q_rhd)
+    scale = score_scale(q_bqhd.shape[-1], terms)
     q_bqhd = q_bqhd * scale
     s_hbqk = _product("bqhd,bkhd->hbqk", q_bqhd, k_bkhd)
-    if pos_k_rhd is not None:
+    if "c2p" in terms:
         far_first = pos_k_rhd[row_of_distance[::-1]]  # distances length - 1 .. -length
         s_hbqk += shift(table_product(q_bqhd, far_first))
-    if pos_q_rhd is not None:
+    if "p2c" in terms:
         s_hbqk += shift(_position_to_content(k_bkhd, pos_q_rhd * scale, row_of_distance)).swapaxes(-1, -2)
+    if "p2p" in terms:
+        s_hbqk += _position_to_position(pos_q_rhd * scale, pos_k_rhd, row_of_distance)[:, None]
     return s_hbqk
 
 
@@ -54,26 +59,37 @@ def scores_at(
     pos_k_rhd: jax.Array | None,
     pos_q_rhd: jax.Array | None,
     row_of_distance: np.ndarray,
+    terms: tuple[str, ...],
     select_bpk: jax.Array,
     position_bp: jax.Array,
 ) -> jax.Array:
     """As `scores`, [h, b, p, k], for queries that stand at `position_bp` only; `select_bpk` is its one-hot form."""
-    scale = score_scale(q_bphd.shape[-1], pos_k_rhd, pos_q_rhd)
+    scale = score_scale(q_bphd.shape[-1], terms)
     q_bphd = q_bphd * scale
     s_hbpk = _product("bphd,bkhd->hbpk", q_bphd, k_bkhd)
-    if pos_k_rhd is not None:
+    if "c2p" in terms:
         far_first = pos_k_rhd[row_of_distance[::-1]]
         s_hbpk += window(table_product(q_bphd, far_first), position_bp)
-    if pos_q_rhd is not None:
+    if "p2c" in terms:
         every_hbkq = shift(_position_to_content(k_bkhd, pos_q_rhd * scale, row_of_distance))
         s_hbpk += select("hbkq,bpq->hbpk", every_hbkq, select_bpk)
+    if "p2p" in terms:
+        every_hqk = _position_to_position(pos_q_rhd * scale, pos_k_rhd, row_of_distance)
+        s_hbpk += select("hqk,bpq->hbpk", every_hqk, select_bpk)
     return s_hbpk
 
 
-def score_scale(head_size: int, pos_k_rhd: jax.Array | None, pos_q_rhd: jax.Array | None) -> float:
-    """1 / sqrt(d * number of terms): sqrt(3 d) with both position terms, sqrt(d) for plain attention."""
-    terms = 1 + (pos_k_rhd is not None) + (pos_q_rhd is not None)
-    return 1 / math.sqrt(head_size * terms)
+def score_scale(head_size: int, terms: tuple[str, ...]) -> float:
+    """1 / sqrt(d * number of terms): sqrt(3 d) with c2p and p2c, sqrt(d) for plain attention."""
+    return 1 / math.sqrt(head_size * (1 + len(terms)))
+
+
+def _position_to_position(pos_q_rhd: jax.Array, pos_k_rhd: jax.Array, row_of_distance: np.ndarray) -> jax.Array:
+    """[h, q, k]: what each head gives to a distance, whatever the content."""
+    bias_hr = _product("rhd,rhd->hr", pos_q_rhd, pos_k_rhd)
+    far_first = bias_hr[:, row_of_distance[::-1]]
+    heads, distances = far_first.shape
+    return shift(jnp.broadcast_to(far_first[:, None], (heads, distances // 2, distances)))
 
 
 def _position_to_content(k_bkhd: jax.Array, pos_q_rhd: jax.Array, row_of_distance: np.ndarray) -> jax.Array:

@@ -48,6 +48,18 @@ def shared_dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
     return _scaled(x, keep_mask(noise.key, rate, x.shape), rate)
 
 
+def drop_rows(x: jax.Array, rate: jax.Array, noise: Noise | None) -> jax.Array:
+    """`x` [b, ...] with whole rows zeroed, each with probability `rate` (may be traced), and the others scaled up.
+
+    Stochastic depth (Huang et al. 2016) of a residual branch, per row; `x` itself without noise.
+    """
+    if noise is None:
+        return x
+    draw_b = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(noise.key, row)))(noise.row_b)
+    keep = (draw_b >= rate).reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
 def _scaled(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
     kept_share = 1 - round(rate * LEVELS) / LEVELS
     return jnp.where(keep, x / kept_share, 0).astype(x.dtype)

@@ -1,7 +1,8 @@
 """Model FLOPs, for MFU: multiplications and additions of the model's definition, not of one implementation.
 
 Matrix products only, 2 per multiply-add, training = 3 times the forward pass, no recomputation counted. The relative
-table counts as 2 * position_buckets columns at every length (a convention, so that figures compare across lengths).
+table counts with all its rows at every length (a convention, so that figures compare across lengths); position to
+position, a vector per head, does not count.
 """
 
 from deberta_jax.config import ModelConfig
@@ -21,13 +22,16 @@ PEAK_FLOPS = {
 
 def mlm_flops_per_row(cfg: ModelConfig, length: int, predictions: int, rows: int) -> float:
     """Training FLOPs of a row of `length` tokens, `predictions` of them predicted; a device computes `rows` at once."""
-    n, p, d, f = length, predictions, cfg.hidden_size, cfg.intermediate_size
-    table = 2 * cfg.position_buckets
-    terms = len(cfg.pos_att_type)
-    table_products = 2 * terms * table * d * d / rows
-    layer = 8 * n * d * d + 4 * n * d * f + 4 * n * n * d + 2 * terms * n * table * d + table_products
-    queries = 4 * p * d * d + 4 * p * d * f + 4 * p * n * d + 2 * ("c2p" in cfg.pos_att_type) * p * table * d
+    n, p, d, f, e = length, predictions, cfg.hidden_size, cfg.intermediate_size, cfg.embedding_width
+    a = cfg.num_heads * cfg.head_size  # width of the attention; d in every published model
+    table = cfg.relative_rows
+    c2p, p2c = "c2p" in cfg.pos_att_type, "p2c" in cfg.pos_att_type
+    table_products = 2 * (c2p + p2c) * table * d * a / rows
+    layer = 8 * n * d * a + 4 * n * d * f + 4 * n * n * a + 2 * (c2p + p2c) * n * table * a + table_products
+    queries = 4 * p * d * a + 4 * p * d * f + 4 * p * n * a + 2 * c2p * p * table * a
     passes = 2 if cfg.decoder == "emd" else 1
-    last = 4 * n * d * d + 2 * ("p2c" in cfg.pos_att_type) * n * table * d + table_products + passes * queries
-    head = 2 * p * d * d + 2 * p * d * cfg.vocab_rows
-    return 3 * ((cfg.num_layers - 1) * layer + last + head)
+    last = 4 * n * d * a + 2 * p2c * n * table * a + table_products + passes * queries
+    head = 2 * p * d * e + 2 * p * e * cfg.vocab_rows
+    convolution = 2 * n * cfg.conv_kernel_size * d * d / cfg.conv_groups
+    projection = 2 * n * e * d if e != d else 0
+    return 3 * ((cfg.num_layers - 1) * layer + last + head + convolution + projection)
