@@ -2,7 +2,12 @@
 
 import importlib
 
-_HOMES = {"load_tokenizer": "deberta_jax.tokenizers"}
+_HOMES = {
+    "load_tokenizer": "deberta_jax.tokenizers",
+    "load_pretrained": "deberta_jax.convert.load",
+    "load_with_report": "deberta_jax.convert.load",
+    "save_pretrained": "deberta_jax.convert.save",
+}
 
 
 def __getattr__(name: str):

@@ -63,7 +63,8 @@ class ModelConfig:
             self.attention_head_size > 0 or self.hidden_size % self.num_heads == 0,
             f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}",
         )
-        require(self.num_layers >= 2, f"model.num_layers must be at least 2, got {self.num_layers}")
+        least = 2 if self.decoder == "emd" or self.conv_kernel_size else 1  # both keep one layer for themselves
+        require(self.num_layers >= least, f"model.num_layers must be at least {least}, got {self.num_layers}")
         require_choice("model.decoder", self.decoder, ("emd", "none"))
         require_choice("model.dtype", self.dtype, DTYPES)
         require_choice("model.remat", self.remat, ("none", "dots", "full"))

@@ -283,7 +283,7 @@ def test_rows_of_another_tokenizer_are_refused(prepared, documents, other_tokeni
     [
         ({"batch_size": 100_000}, "train rows do not fill one batch of 100000"),
         ({"model__max_position_embeddings": 16}, "rows of 32 tokens need model.max_position_embeddings >= 32"),
-        ({"model__vocab_size": 700}, "model.vocab_size is 700, the tokenizer of .* has 601 ids"),
+        ({"model__vocab_size": 500}, "model.vocab_size is 500, the tokenizer of .* has 601 ids"),
         ({"optimizer__no_decay": ("norms$",)}, "optimizer.no_decay: 'norms$' matches no parameter"),
         ({"mesh": (("data", 3), ("fsdp", 1), ("tensor", 1))}, "mesh .* does not cover 8 devices"),
         ({"batch_size": 12}, "batch_size / micro_batches = 12 is not a multiple of the 8 parts"),

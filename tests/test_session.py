@@ -82,6 +82,7 @@ FREE = {
     "steps": 100,
     "micro_batches": 2,
     "model.hidden_dropout": 0.0,
+    "model.stochastic_depth": 0.1,
     "model.remat": "full",
     "data.read_threads": 3,
     "data.paths": ["elsewhere"],

@@ -46,16 +46,18 @@ class Run:
 
 
 def resolve(config: Config, manifests: Sequence[Manifest], length: int) -> Config:
-    """The config with what the data decide: the vocabulary. Raises Refused where data and model disagree."""
+    """The config with what the data decide: the vocabulary. Raises Refused where data and model disagree.
+
+    A word table may have more rows than the tokenizer has ids, as the released ones do (128,100 for 128,001).
+    """
     size = manifests[0].tokenizer_size
-    if config.model.vocab_size not in (0, size):
-        raise Refused(
-            f"model.vocab_size is {config.model.vocab_size}, the tokenizer of {manifests[0].path} has {size} ids"
-        )
+    rows = config.model.vocab_size or size
+    if rows < size:
+        raise Refused(f"model.vocab_size is {rows}, the tokenizer of {manifests[0].path} has {size} ids")
     for manifest in manifests:
         if manifest.max_id >= size:
             raise Refused(f"{manifest.path} holds the token id {manifest.max_id}, the vocabulary ends at {size - 1}")
-    model = dataclasses.replace(config.model, vocab_size=size)
+    model = dataclasses.replace(config.model, vocab_size=rows)
     if model.has_absolute_positions and length > model.max_position_embeddings:
         rows = model.max_position_embeddings
         raise Refused(f"rows of {length} tokens need model.max_position_embeddings >= {length}, it is {rows}")

@@ -71,6 +71,11 @@ def fill_mask(run: Run, params: Any, tokenizer: SentencePieceTokenizer, text: st
     batch["rows"] = np.arange(rows, dtype=np.int32)
     best_ids, probabilities = jax.device_get(run.predict(params, run.place(batch)))
     return [
-        [(tokenizer.piece(int(i)), float(p)) for i, p in zip(*pair, strict=True)]
+        [(piece_of(tokenizer, int(i)), float(p)) for i, p in zip(*pair, strict=True)]
         for pair in zip(best_ids[0], probabilities[0], strict=True)
     ]
+
+
+def piece_of(tokenizer: SentencePieceTokenizer, index: int) -> str:
+    """The piece of an id; rows of the word table beyond the tokenizer (released tables have 99) by their number."""
+    return tokenizer.piece(index) if index < tokenizer.size else f"<row {index}>"

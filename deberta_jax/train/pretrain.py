@@ -23,7 +23,7 @@ from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
 from deberta_jax.train import session
 from deberta_jax.train.build import Run, build_run, resolve
 from deberta_jax.train.checkpoint import Checkpoints
-from deberta_jax.train.evaluate import evaluate, fill_mask
+from deberta_jax.train.evaluate import evaluate, fill_mask, piece_of
 from deberta_jax.train.logger import JsonLines, Loggers, Progress, TensorBoard
 from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, peak_flops, train
 from deberta_jax.train.optimizer import named_leaves
@@ -131,7 +131,7 @@ def open_inputs(config: Config, corpus: Corpus, start: int) -> Inputs:
         **hosts,
     )
     held_out = functools.partial(held_out_batches, config, corpus)
-    return Inputs(batches, held_out, corpus.tokenizer.piece, corpus.length)
+    return Inputs(batches, held_out, functools.partial(piece_of, corpus.tokenizer), corpus.length)
 
 
 def held_out_batches(config: Config, corpus: Corpus) -> Iterator[dict[str, np.ndarray]]:
@@ -160,7 +160,10 @@ def evaluate_workdir(config: Config, workdir: str, data: str | None, output: str
     if load_tokenizer(path / session.TOKENIZER).fingerprint != corpus.tokenizer.fingerprint:
         raise Refused(f"{corpus.manifests[0].path} was prepared with another tokenizer than {workdir} was trained with")
     config = resolve(config, corpus.manifests, corpus.length)
-    run = build_run(config, session.trained_meta(path)["top_id"])
+    top_id = session.trained_meta(path)["top_id"]
+    if top_id is None:  # converted weights come without the text they were trained on
+        top_id = session.top_id_of(corpus.manifests)
+    run = build_run(config, top_id)
     step, params = session.trained_params(run, path)
     with contextlib.closing(held_out_batches(config, corpus)) as batches:
         scores = evaluate(run, params, batches, stop=lambda: False)

@@ -26,7 +26,9 @@ CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 CONFIG = "config.json"
 # A run may go on with another value of these; they change how it computes, not what it is.
-FREE_MODEL_KEYS = frozenset({"hidden_dropout", "attention_dropout", "dtype", "remat", "initializer_range"})
+FREE_MODEL_KEYS = frozenset(
+    {"hidden_dropout", "attention_dropout", "stochastic_depth", "dtype", "remat", "initializer_range"}
+)
 FREE_DATA_KEYS = frozenset({"paths", "read_threads"})  # the manifests are compared by their hashes
 FIXED_KEYS = ("seed", "batch_size", "objective")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
@@ -104,10 +106,10 @@ def _initialised_from(run: Run, source: Path, meta: dict[str, Any]) -> TrainStat
 
 def trained_meta(workdir: Path) -> dict[str, Any]:
     """What the newest good checkpoint says about itself. Raises Refused when there is none."""
-    return checkpoint.read_meta(workdir / CHECKPOINTS, _trained_step(workdir))
+    return checkpoint.read_meta(workdir / CHECKPOINTS, trained_step(workdir))
 
 
-def _trained_step(workdir: Path) -> int:
+def trained_step(workdir: Path) -> int:
     step = checkpoint.newest_good(workdir / CHECKPOINTS)
     if step is None:
         raise Refused(f"{workdir} holds no complete checkpoint")
@@ -116,7 +118,7 @@ def _trained_step(workdir: Path) -> int:
 
 def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
     """(step, parameters) of the newest good checkpoint. Raises Refused when there is none or it is another model's."""
-    directory, step = workdir / CHECKPOINTS, _trained_step(workdir)
+    directory, step = workdir / CHECKPOINTS, trained_step(workdir)
     _check_same_model(run, checkpoint.read_meta(directory, step), directory / str(step))
     return step, checkpoint.restore_params(directory, step, run.abstract.params)
 

@@ -1,0 +1,132 @@
+"""Other people's weights as a workdir of ours, and back.
+
+python -m deberta_jax.tools.convert --source=HF_DIR --output=WORKDIR      config.json + safetensors or pytorch_model.bin
+python -m deberta_jax.tools.convert --checkpoint=WORKDIR --output=HF_DIR  what transformers' from_pretrained loads
+
+Training starts from a converted workdir with train.py --config.init_from=WORKDIR; eval.py --fill_mask reads it as it
+is. Run it where configs/ is: a workdir's config.json takes what the weights do not say from --config.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from deberta_jax import config as configs
+from deberta_jax import errors, flags
+from deberta_jax.errors import Refused
+
+HEADS = (
+    *("auto", "encoder", "mlm", "rtd", "sequence_classification", "token_classification"),
+    *("question_answering", "multiple_choice"),
+)
+
+
+def main(argv: list[str]) -> None:
+    """Converts what the flags in `argv` say."""
+    args = _parser().parse_args(argv)
+    if (args.source is None) == (args.checkpoint is None):
+        raise Refused("give either --source=HF_DIR or --checkpoint=WORKDIR")
+    logging.basicConfig(format="%(message)s")
+    if args.source is not None:
+        config = configs.build(flags.read_config(args.config, []).config)
+        import_directory(args, config)
+    else:
+        export_workdir(args.checkpoint, args.output)
+
+
+def _parser() -> flags.Arguments:
+    parser = flags.Arguments(prog="python -m deberta_jax.tools.convert", description=__doc__)
+    parser.add_argument("--source", type=Path, help="directory of Hugging Face or Microsoft")
+    parser.add_argument("--checkpoint", type=Path, help="workdir of a run, or a converted one")
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--head", default="auto", choices=HEADS, help="of --source; auto: the one that is in the file")
+    parser.add_argument("--decoder", default="auto", choices=("auto", "emd", "none"), help="of --source, for head mlm")
+    parser.add_argument("--allow", action="append", default=[], help="pattern of tensors that may be missing or unused")
+    parser.add_argument("--vocab_size", type=flags.whole_number, help="rows of the word table, to add tokens")
+    parser.add_argument("--config", default="configs/base.py", help="of the workdir, for all but the model")
+    return parser
+
+
+def import_directory(args, config: configs.Config) -> None:
+    """Writes WORKDIR: checkpoints/0 with the parameters, config.json (head mlm), tokenizer/ if there is one."""
+    import dataclasses
+
+    from deberta_jax.convert.load import TOKENIZER_FILES, load_with_report
+    from deberta_jax.convert.models import head_of
+    from deberta_jax.convert.source import open_source, record_origin
+    from deberta_jax.tokenizers import load_tokenizer
+    from deberta_jax.train import session
+
+    if args.output.is_dir() and any(args.output.iterdir()):
+        raise Refused(f"{args.output} is not empty")
+    source, _ = open_source(args.source)
+    head = _head_of_file(source) if args.head == "auto" else args.head
+    options = {"allow": args.allow, "decoder": args.decoder, "vocab_size": args.vocab_size}
+    model, params, report = load_with_report(args.source, head, **options)
+    print(report)
+    workdir = session.open_workdir(str(args.output))
+    config = dataclasses.replace(config, model=model.cfg)
+    meta = {"config": configs.to_dict(config), "tokenizer": "", "manifests": [], "top_id": None, "head": head}
+    meta["head_config"] = dataclasses.asdict(head_cfg) if (head_cfg := head_of(model)[1]) else None
+    if any((args.source / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = load_tokenizer(args.source)
+        tokenizer.save_vocabulary(workdir / session.TOKENIZER)
+        meta["tokenizer"] = tokenizer.fingerprint
+    record_origin(source, workdir)
+    if head == "mlm":
+        (workdir / session.CONFIG).write_text(json.dumps(meta["config"], indent=2, sort_keys=True) + "\n")
+    _save_params(workdir, config, params, meta)
+
+
+def _head_of_file(source) -> str:
+    from deberta_jax.convert.names import heads_in
+
+    multiple_choice = any("ForMultipleChoice" in name for name in source.fields.get("architectures") or ())
+    heads = heads_in(source.dtypes.keys())
+    if len(heads) > 1:
+        raise Refused(f"{source.path} holds the heads {', '.join(heads)}: choose one with --head")
+    return "multiple_choice" if multiple_choice else heads[0]
+
+
+def _save_params(workdir: Path, config: configs.Config, params, meta: dict) -> None:
+    import time
+
+    import jax.numpy as jnp
+
+    from deberta_jax.train import session
+    from deberta_jax.train.checkpoint import Checkpoints
+    from deberta_jax.train.state import TrainState
+
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(step=zero, skipped=zero, params=params, opt_state=())
+    with Checkpoints(workdir / session.CHECKPOINTS, config.checkpoint, time.monotonic) as checkpoints:
+        checkpoints.save(0, state, meta)
+        checkpoints.wait()
+
+
+def export_workdir(workdir: Path, output: Path) -> None:
+    """Writes the newest good checkpoint of a workdir as a directory that transformers reads."""
+    from deberta_jax.config import HeadConfig
+    from deberta_jax.convert.load import parameter_shapes
+    from deberta_jax.convert.models import build_model
+    from deberta_jax.convert.save import save_pretrained
+    from deberta_jax.convert.source import ORIGIN
+    from deberta_jax.tokenizers import load_tokenizer
+    from deberta_jax.train import checkpoint, session
+
+    step, meta = session.trained_step(workdir), session.trained_meta(workdir)
+    config = configs.build(meta["config"])
+    head, head_values = meta.get("head", config.objective), meta.get("head_config")
+    head_cfg = HeadConfig(**head_values | {"labels": tuple(head_values["labels"])}) if head_values else None
+    origin = str(workdir) if (workdir / ORIGIN).is_file() else ""
+    model = build_model(head, config.model, head_cfg, origin=origin)
+    params = checkpoint.restore_params(workdir / session.CHECKPOINTS, step, parameter_shapes(model))
+    directory = workdir / session.TOKENIZER
+    tokenizer = load_tokenizer(directory) if directory.is_dir() else None
+    save_pretrained(output, model, params, tokenizer=tokenizer)
+    print(f"{output}: step {step} of {workdir}, head {head}")
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, sys.argv[1:]))
