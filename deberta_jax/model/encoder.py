@@ -66,7 +66,9 @@ class Embeddings(nn.Module):
         return self._projected(jnp.take(self.position, position_bp, axis=0)).astype(self.cfg.dtype)
 
     def _projected(self, x_ble: jax.Array) -> jax.Array:
-        return x_ble if self.cfg.embedding_width == self.cfg.hidden_size else self.projection(x_ble)
+        if self.cfg.embedding_width == self.cfg.hidden_size:
+            return x_ble
+        return constrain(self.projection(x_ble), "batch", "length", "embed")
 
 
 class Block(nn.Module):
@@ -130,6 +132,7 @@ class Convolution(nn.Module):
         kernel_kio = self.param("kernel", named(_conv_init, "taps", "embed", "mlp"), shape)
         bias_o = self.param("bias", named(nn.initializers.zeros, "mlp"), (cfg.hidden_size,))
         c_ble = convolve(x_ble, kernel_kio.astype(x_ble.dtype), bias_o, cfg.conv_groups, document_bl)
+        c_ble = constrain(c_ble, "batch", "length", "embed")
         c_ble = ACTIVATIONS[cfg.conv_act](dropout(c_ble, cfg.hidden_dropout, noise))
         return layer_norm(cfg, "norm")(y_ble + c_ble) * (document_bl > 0)[..., None].astype(cfg.dtype)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from deberta_jax.config import HeadConfig, ModelConfig
+from deberta_jax.dist.axes import constrain
 from deberta_jax.model.encoder import HEAD_LAYER, Encoder
 from deberta_jax.model.layers import dense
 from deberta_jax.ops.activations import ACTIVATIONS
@@ -29,7 +30,7 @@ class ContextPooler(nn.Module):
     def __call__(self, x_ble: jax.Array, noise: Noise | None) -> jax.Array:
         x_be = dropout(x_ble[:, 0], self.head.pooler_dropout, noise and noise.at(SITE_POOLER))
         x_be = dense(self.cfg, self.cfg.hidden_size, ("embed", "mlp"), name="dense")(x_be)
-        return ACTIVATIONS[self.head.pooler_activation](x_be)
+        return ACTIVATIONS[self.head.pooler_activation](constrain(x_be, "batch", "embed"))
 
 
 class SequenceClassifier(nn.Module):

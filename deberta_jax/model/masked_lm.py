@@ -34,7 +34,10 @@ class MaskedLMHead(nn.Module):
     def __call__(self, x_bpe: jax.Array, word_ve: jax.Array) -> jax.Array:
         """float32 logits [b, p, v]; rows of the table that are no token can never be produced."""
         cfg = self.cfg
-        x_bpe = self.norm(ACTIVATIONS[cfg.activation](self.dense(x_bpe)))
+        # Placed by name: left open, the partitioner of jaxlib 0.10.2 paired rows with those of another device in the
+        # gradient when a batch had as many rows as the mesh devices (2 x 2 x 2), without a word.
+        x_bpe = constrain(self.dense(x_bpe), "batch", "prediction", "embed")
+        x_bpe = constrain(self.norm(ACTIVATIONS[cfg.activation](x_bpe)), "batch", "prediction", "embed")
         logits_bpv = jnp.einsum("bpe,ve->bpv", x_bpe, word_ve.astype(cfg.dtype), preferred_element_type=jnp.float32)
         # Added, not selected: one pass less over the largest array of the step.
         bias_v = jnp.where(jnp.arange(cfg.vocab_rows) < cfg.vocab_size, self.bias, NEVER)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
+from deberta_jax.dist.axes import constrain
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.model.layers import dense, layer_norm
 from deberta_jax.ops.activations import ACTIVATIONS
@@ -22,7 +23,8 @@ class ReplacedTokenHead(nn.Module):
         """float32 logits [b, l]: positive where a token looks replaced."""
         cfg = self.cfg
         x_ble = layer_norm(cfg, "norm")(x_ble + x_ble[:, :1])
-        x_ble = ACTIVATIONS[cfg.activation](dense(cfg, cfg.hidden_size, ("embed", "mlp"), name="dense")(x_ble))
+        x_ble = dense(cfg, cfg.hidden_size, ("embed", "mlp"), name="dense")(x_ble)
+        x_ble = ACTIVATIONS[cfg.activation](constrain(x_ble, "batch", "length", "embed"))
         return dense(cfg, 1, ("embed", "label"), name="classifier")(x_ble)[..., 0].astype(jnp.float32)
 
 
