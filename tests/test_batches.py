@@ -49,7 +49,7 @@ def write_set(path: Path, vocabulary: Vocabulary, *, length: int = LENGTH, **val
     documents = (rng.choice(vocabulary.ordinary_ids, rng.integers(2, length - 6)) for _ in range(10_000))
     rows = pack(documents, length, 1, 2, vocabulary.pad_id)
     splits = {split: write_split(path, split, rows, count) for split, count in counts.items()}
-    tokenizer = {"fingerprint": "f", "size": vocabulary.size, "file": "tokenizer/spm.model"}
+    tokenizer = {"fingerprint": "f", "size": vocabulary.size, "files": ["tokenizer/spm.model"]}
     manifest = {"length": length, "id_dtype": "uint16", "tokenizer": tokenizer, "splits": splits, "source": {}}
     write_manifest(path, manifest | {"top_id": 5, "max_id": vocabulary.size - 2} | values)
     return read_manifest(path)
@@ -274,7 +274,7 @@ def test_an_error_while_reading_reaches_the_caller(tmp_path, vocabulary):
 
 def test_sets_that_do_not_fit_each_other_are_refused_by_name(big, tmp_path, vocabulary):
     longer = write_set(tmp_path / "longer", vocabulary, length=32, train=3)
-    other = {"fingerprint": "g", "size": 9, "file": ""}
+    other = {"fingerprint": "g", "size": 9, "files": []}
     foreign = write_set(tmp_path / "foreign", vocabulary, train=3, tokenizer=other)
     assert check_manifests([big, big]) == (LENGTH, "f", vocabulary.size)
     with pytest.raises(Refused, match="longer has rows of 32 tokens"):

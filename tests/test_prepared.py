@@ -35,7 +35,7 @@ def prepared(tmp_path: Path) -> Path:
     values = {
         "length": 16,
         "id_dtype": "uint16",
-        "tokenizer": {"fingerprint": "abc", "size": 601, "file": "tokenizer/spm.model"},
+        "tokenizer": {"fingerprint": "abc", "size": 601, "files": ["tokenizer/spm.model"]},
         "splits": {"train": split_of(*shards), "holdout": split_of()},
         "top_id": 7,
         "max_id": 500,

@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 
 from deberta_jax.config import MaskConfig
-from deberta_jax.tokenizers import SentencePieceTokenizer
+from deberta_jax.tokenizers import Tokenizer
 
 LONGEST_WORD = 8  # tokens that are masked together
 
@@ -27,7 +27,7 @@ class Vocabulary:
     is_special: np.ndarray  # bool [size]; never predicted
 
     @classmethod
-    def of(cls, tokenizer: SentencePieceTokenizer) -> "Vocabulary":
+    def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
         is_special = np.zeros(tokenizer.size, bool)
         is_special[list(tokenizer.special_ids)] = True
         return cls(

@@ -44,8 +44,7 @@ from deberta_jax.data.units import (
     write_unit,
 )
 from deberta_jax.errors import Failed, Refused, Stopped
-from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
-from deberta_jax.tokenizers.spm import MODEL_FILE
+from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 
 SETTINGS_FILE = "settings.json"
 
@@ -104,7 +103,7 @@ def prepare(job: Job) -> Prepared:
     return Prepared(read_manifest(job.output), sum(unit_bytes.values()) / 1e6, time.monotonic() - start)
 
 
-def _claim_output(job: Job, tokenizer: SentencePieceTokenizer) -> None:
+def _claim_output(job: Job, tokenizer: Tokenizer) -> None:
     """Creates the directory with its settings, or checks that it holds rows of these settings."""
     file = job.output / SETTINGS_FILE
     asked = _source_values(job) | {"length": job.length, "tokenizer": tokenizer.fingerprint}
@@ -183,7 +182,7 @@ def _pool(job: Job) -> ProcessPoolExecutor:
     )
 
 
-_worker: dict[str, SentencePieceTokenizer] = {}  # of this process: loading a tokenizer costs more than sending a unit
+_worker: dict[str, Tokenizer] = {}  # of this process: loading a tokenizer costs more than sending a unit
 
 
 def _start_worker(tokenizer: Path) -> None:
@@ -220,7 +219,7 @@ def _remove_stale(output: Path, numbers: Iterable[int]) -> None:
             file.unlink()
 
 
-def _manifest_values(job: Job, tokenizer: SentencePieceTokenizer, numbers: list[int]) -> dict[str, Any]:
+def _manifest_values(job: Job, tokenizer: Tokenizer, numbers: list[int]) -> dict[str, Any]:
     splits = {split: {"rows": 0, "tokens": 0, "documents": 0, "shards": []} for split in SPLITS}
     counts = {split: np.zeros(tokenizer.size, np.int64) for split in SPLITS}
     for number in numbers:
@@ -235,7 +234,7 @@ def _manifest_values(job: Job, tokenizer: SentencePieceTokenizer, numbers: list[
         "tokenizer": {
             "fingerprint": tokenizer.fingerprint,
             "size": tokenizer.size,
-            "file": f"{TOKENIZER_DIRECTORY}/{MODEL_FILE}",
+            "files": [f"{TOKENIZER_DIRECTORY}/{name}" for name in sorted(tokenizer.files)],
         },
         "splits": splits,
         "top_id": int(tokenizer.ordinary_ids[np.argmax(frequent[tokenizer.ordinary_ids])]),

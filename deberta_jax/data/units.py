@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from deberta_jax.data.documents import Document
 from deberta_jax.data.packing import pack
 from deberta_jax.data.prepared import SPLITS, canonical_json, encode_row, id_dtype, sha256_of, write_text
-from deberta_jax.tokenizers import SentencePieceTokenizer
+from deberta_jax.tokenizers import Tokenizer
 
 SIDECAR_DIRECTORY = "units"
 SHARD_PATTERN = "{split}-{number:05d}.array_record"
@@ -73,7 +73,7 @@ def is_held_out(key: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * 2**64
 
 
-def write_unit(unit: Unit, tokenizer: SentencePieceTokenizer, settings: UnitSettings, output: Path) -> None:
+def write_unit(unit: Unit, tokenizer: Tokenizer, settings: UnitSettings, output: Path) -> None:
     """Writes the shards of a unit, then the sidecar that says they are whole.
 
     An empty split has no shard. The sidecar also counts how often each id occurs, for `read_unit`.
@@ -89,7 +89,7 @@ def write_unit(unit: Unit, tokenizer: SentencePieceTokenizer, settings: UnitSett
 
 
 def _write_split(
-    split: str, number: int, texts: list[str], tokenizer: SentencePieceTokenizer, settings: UnitSettings, output: Path
+    split: str, number: int, texts: list[str], tokenizer: Tokenizer, settings: UnitSettings, output: Path
 ) -> dict[str, Any]:
     """Writes one shard; returns its numbers for the sidecar."""
     counts = np.zeros(tokenizer.size, np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from deberta_jax.dist.axes import batch_devices
 from deberta_jax.errors import Refused
-from deberta_jax.tokenizers import SentencePieceTokenizer
+from deberta_jax.tokenizers import Tokenizer
 from deberta_jax.train.build import Run
 from deberta_jax.train.metrics import Lagged, perplexity, ratios
 
@@ -49,7 +49,7 @@ def samples(run: Run, params: Any, batch: dict[str, np.ndarray], piece: Callable
     return "\n".join(lines)
 
 
-def fill_mask(run: Run, params: Any, tokenizer: SentencePieceTokenizer, text: str) -> list[list[tuple[str, float]]]:
+def fill_mask(run: Run, params: Any, tokenizer: Tokenizer, text: str) -> list[list[tuple[str, float]]]:
     """For each [MASK] of `text`, the best (piece, probability) pairs, best first. Raises Refused for a text without."""
     ids = np.array(tokenizer.encode_masked(text), np.int32)
     places = np.flatnonzero(ids == tokenizer.mask_id)
@@ -76,6 +76,6 @@ def fill_mask(run: Run, params: Any, tokenizer: SentencePieceTokenizer, text: st
     ]
 
 
-def piece_of(tokenizer: SentencePieceTokenizer, index: int) -> str:
+def piece_of(tokenizer: Tokenizer, index: int) -> str:
     """The piece of an id; rows of the word table beyond the tokenizer (released tables have 99) by their number."""
     return tokenizer.piece(index) if index < tokenizer.size else f"<row {index}>"

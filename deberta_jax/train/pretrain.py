@@ -19,7 +19,7 @@ from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards, write_text
 from deberta_jax.errors import Failed, Refused
 from deberta_jax.reports.curves import plot_curves
-from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
+from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 from deberta_jax.train import session
 from deberta_jax.train.build import Run, build_run, resolve
 from deberta_jax.train.checkpoint import Checkpoints
@@ -38,7 +38,7 @@ class Corpus:
 
     manifests: tuple[Manifest, ...]
     held_out: tuple[tuple[Manifest, str], ...]  # (set, split) to evaluate on
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
     vocabulary: Vocabulary
     length: int
 

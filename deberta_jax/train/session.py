@@ -17,7 +17,7 @@ from deberta_jax import config as configs
 from deberta_jax.config import Config
 from deberta_jax.data.prepared import Manifest, write_text
 from deberta_jax.errors import Refused
-from deberta_jax.tokenizers import SentencePieceTokenizer
+from deberta_jax.tokenizers import Tokenizer
 from deberta_jax.train import checkpoint
 from deberta_jax.train.build import Run
 from deberta_jax.train.state import TrainState
@@ -63,7 +63,7 @@ def top_id_of(manifests: Sequence[Manifest]) -> int:
     return max(manifests, key=lambda manifest: manifest.splits["train"].rows).top_id
 
 
-def write_run_files(workdir: Path, config: Config, tokenizer: SentencePieceTokenizer) -> None:
+def write_run_files(workdir: Path, config: Config, tokenizer: Tokenizer) -> None:
     """config.json (runs again as --config=WORKDIR/config.json), environment.json (what it ran on), the tokenizer."""
     tokenizer.save_vocabulary(workdir / TOKENIZER)
     _write_json(workdir / CONFIG, configs.to_dict(config))
