@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 
 from deberta_jax.errors import Refused
-from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
+from deberta_jax.tokenizers import SentencePieceTokenizer, find_tokenizer, load_tokenizer
 from deberta_jax.tokenizers.train import SENTENCE_CHARACTERS, sentences, train_unigram
 from deberta_jax.tools import train_tokenizer
 
@@ -274,3 +274,11 @@ def test_the_command_refuses_wrong_flags(tmp_path, flag, message):
     with pytest.raises(Refused, match=message):
         train_tokenizer.main(["--input=builtin", "--vocab_size=300", f"--output={tmp_path}/t", flag])
     assert not (tmp_path / "t").exists()
+
+
+def test_beside_weights_there_may_be_no_tokenizer_or_only_one_that_is_not_read(spm_dir, tmp_path):
+    assert find_tokenizer(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": []}}')
+    assert find_tokenizer(tmp_path) is None
+    (tmp_path / "spm.model").write_bytes((spm_dir / "spm.model").read_bytes())
+    assert find_tokenizer(tmp_path).fingerprint == load_tokenizer(spm_dir).fingerprint

@@ -21,10 +21,9 @@ from deberta_jax.convert.report import Report, check_allowed
 from deberta_jax.convert.source import Source, open_source
 from deberta_jax.dist.axes import unboxed
 from deberta_jax.errors import Refused
-from deberta_jax.tokenizers import load_tokenizer
+from deberta_jax.tokenizers import find_tokenizer
 
 FLOATS = ("float16", "bfloat16", "float32")
-TOKENIZER_FILES = ("spm.model", "vocab.json")
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +42,7 @@ def load_with_report(
     path: str | Path,
     head: str = "encoder",
     *,
-    allow: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
     decoder: str = "auto",
     labels: Sequence[str] | None = None,
     vocab_size: int | None = None,
@@ -66,8 +65,10 @@ def load_with_report(
     unknown field, a tokenizer with more ids than the table has rows.
     """
     require_choice("head", head, tuple(MODELS))
+    require(labels is None or head in WITH_LABELS, f"head {head!r} has no labels; those with some: {WITH_LABELS}")
     source, weights = open_source(Path(path))
-    decoder, reason, allow = _choose_decoder(source, decoder, tuple(allow))
+    allow = (allow,) if isinstance(allow, str) else tuple(allow)
+    decoder, reason, allow = _choose_decoder(source, decoder, allow)
     cfg, head_cfg = _configs(source, head, labels, decoder=decoder, clamp_distance=clamp_distance, dtype=dtype)
     table = names.tensors(cfg, head, outputs_of(head_cfg), source.names)
     missing = tuple(tensor.theirs for tensor in table if tensor.theirs not in weights)
@@ -79,7 +80,7 @@ def load_with_report(
     if vocab_size is not None:
         cfg, grown = _grow(flat, cfg, vocab_size, seed)
     _check_tokenizer(source.path, cfg)
-    model = build_model(head, cfg, head_cfg, origin=str(path))
+    model = build_model(head, cfg, head_cfg, origin=str(source.path.absolute()))
     new = [name for tensor in table if tensor.theirs in missing for name in tensor.ours]
     params = _filled(model, flat, new, seed)
     dtypes = tuple(sorted({source.dtypes[tensor.theirs] for tensor in table if tensor.theirs in weights}))
@@ -170,11 +171,12 @@ def _grow(
 
 
 def _check_tokenizer(directory: Path, cfg: ModelConfig) -> None:
-    if any((directory / name).is_file() for name in TOKENIZER_FILES):
-        size = load_tokenizer(directory).size
-        rows = cfg.vocab_size
-        enough = f"{directory}: the tokenizer has {size} ids, the word table {rows} rows; vocab_size={size} adds them"
-        require(size <= rows, enough)
+    tokenizer, rows = find_tokenizer(directory), cfg.vocab_size
+    if tokenizer is not None and tokenizer.size > rows:
+        size = tokenizer.size
+        raise Refused(
+            f"{directory}: the tokenizer has {size} ids, the word table {rows} rows; vocab_size={size} adds them"
+        )
 
 
 def _filled(model: nn.Module, flat: dict[str, np.ndarray], new: Sequence[str], seed: int) -> Any:

@@ -13,11 +13,10 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.convert import hf_config, names, trees
-from deberta_jax.convert.load import TOKENIZER_FILES
 from deberta_jax.convert.models import head_of, outputs_of
 from deberta_jax.convert.source import Source, read_origin
 from deberta_jax.convert.weights import write_weights
-from deberta_jax.tokenizers import load_tokenizer
+from deberta_jax.tokenizers import Tokenizer, find_tokenizer
 from deberta_jax.tokenizers.hf_json import write_tokenizer_json
 
 _DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
@@ -34,7 +33,7 @@ _FAMILIES = {hf_config.V1: "Deberta", hf_config.V2: "DebertaV2"}
 log = logging.getLogger(__name__)
 
 
-def save_pretrained(path: str | Path, model: nn.Module, params: Any, *, tokenizer: Any = None) -> None:
+def save_pretrained(path: str | Path, model: nn.Module, params: Any, *, tokenizer: Tokenizer | None = None) -> None:
     """Writes config.json, model.safetensors and the tokenizer's files.
 
     Names, labels and tokenizer are those of the directory the model was loaded from (`model.origin`), if any; a given
@@ -52,6 +51,8 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, *, tokenize
     leaves = trees.flattened(jax.device_get(params))
     tensors = Tensors(table, leaves, cfg, _copies(origin, named, head))
     dtypes = _kept_dtypes(tensors, origin)
+    if tokenizer is None and origin is not None:
+        tokenizer = find_tokenizer(origin.path)  # before anything is written: it may be damaged
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     write_weights(directory / "model.safetensors", tensors.stored_as(dtypes))
@@ -59,10 +60,13 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, *, tokenize
     kept = {key: value for key, value in origin.fields.items() if key in hf_config.KEPT} if origin else {}
     fields = fields | kept | hf_config.head_fields(head, head_cfg)
     fields |= {"architectures": [_FAMILIES[generation] + _CLASSES[head]], "dtype": main}
+    if head == "token_classification" and head_cfg.classifier_dropout != cfg.hidden_dropout:
+        rates = (head_cfg.classifier_dropout, cfg.hidden_dropout)
+        log.warning("%s: transformers has no dropout of its own before tags: %s becomes %s", directory, *rates)
     if head == "mlm":
         fields["legacy"] = named.mlm == names.LEGACY_MLM
     (directory / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    _save_tokenizer(directory, origin, tokenizer)
+    _save_tokenizer(directory, tokenizer)
     log.warning("%s: %d tensors, %s", directory, len(tensors), main)
 
 
@@ -122,10 +126,7 @@ def _kept_dtypes(tensors: Tensors, origin: Source | None) -> dict[str, str]:
     return dtypes
 
 
-def _save_tokenizer(directory: Path, origin: Source | None, tokenizer: Any) -> None:
-    found = origin is not None and any((origin.path / name).is_file() for name in TOKENIZER_FILES)
-    if tokenizer is None and found:
-        tokenizer = load_tokenizer(origin.path)
+def _save_tokenizer(directory: Path, tokenizer: Tokenizer | None) -> None:
     if tokenizer is None:
         log.warning("%s gets no tokenizer: none was given and the model came with none", directory)
         return

@@ -51,6 +51,12 @@ def read_definition(files: Mapping[str, bytes]) -> Definition:
     return definition
 
 
+def is_unigram(tokenizer_json: bytes) -> bool:
+    """Whether a tokenizer.json holds a Unigram model, as SentencePiece's are."""
+    model = read_object(JSON_FILE, tokenizer_json).get("model") or {}
+    return model.get("type") == "Unigram"
+
+
 def _merge_lines(content: bytes) -> list[str]:
     try:
         lines = content.decode("utf-8").split("\n")

@@ -6,7 +6,14 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from deberta_jax.errors import Refused
-from deberta_jax.tokenizers.bpe import JSON_FILE, MERGES_FILE, VOCAB_FILE, ByteLevelBPETokenizer, read_definition
+from deberta_jax.tokenizers.bpe import (
+    JSON_FILE,
+    MERGES_FILE,
+    VOCAB_FILE,
+    ByteLevelBPETokenizer,
+    is_unigram,
+    read_definition,
+)
 from deberta_jax.tokenizers.interface import SETTINGS_FILE, Tokenizer
 from deberta_jax.tokenizers.options import CONFIG_FILE, Options, read_options, tokens_beyond
 from deberta_jax.tokenizers.spm import MODEL_FILE, SentencePieceTokenizer
@@ -30,6 +37,19 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if found[0].name in (VOCAB_FILE, JSON_FILE):
         return _bpe(found, settings_bytes, options)
     return _sentencepiece(found[0], settings_bytes, options)
+
+
+def find_tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer beside a model's weights, None where there is none to be read.
+
+    A Unigram tokenizer.json alone is none: transformers 5 writes it for v2 and v3 without the model's normalisation.
+    """
+    named = (directory / MODEL_FILE, directory / VOCAB_FILE, directory / JSON_FILE)
+    if not any(path.is_file() for path in named) and not any(directory.glob("*.model")):
+        return None
+    if defining_files(directory)[0].name == JSON_FILE and is_unigram((directory / JSON_FILE).read_bytes()):
+        return None
+    return load_tokenizer(directory)
 
 
 def defining_files(directory: Path) -> list[Path]:

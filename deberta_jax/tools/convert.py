@@ -52,10 +52,10 @@ def import_directory(args, config: configs.Config) -> None:
     """Writes WORKDIR: checkpoints/0 with the parameters, config.json (head mlm), tokenizer/ if there is one."""
     import dataclasses
 
-    from deberta_jax.convert.load import TOKENIZER_FILES, load_with_report
+    from deberta_jax.convert.load import load_with_report
     from deberta_jax.convert.models import head_of
     from deberta_jax.convert.source import open_source, record_origin
-    from deberta_jax.tokenizers import load_tokenizer
+    from deberta_jax.tokenizers import find_tokenizer
     from deberta_jax.train import session
 
     if args.output.is_dir() and any(args.output.iterdir()):
@@ -69,8 +69,7 @@ def import_directory(args, config: configs.Config) -> None:
     config = dataclasses.replace(config, model=model.cfg)
     meta = {"config": configs.to_dict(config), "tokenizer": "", "manifests": [], "top_id": None, "head": head}
     meta["head_config"] = dataclasses.asdict(head_cfg) if (head_cfg := head_of(model)[1]) else None
-    if any((args.source / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = load_tokenizer(args.source)
+    if (tokenizer := find_tokenizer(args.source)) is not None:
         tokenizer.save_vocabulary(workdir / session.TOKENIZER)
         meta["tokenizer"] = tokenizer.fingerprint
     record_origin(source, workdir)

@@ -1,0 +1,94 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slow_heads
+from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
+from deberta_jax.model.encoder import Encoder
+from deberta_jax.model.replaced_token import ReplacedTokenDetector, ReplacedTokenHead
+
+
+@functools.cache
+def head_and_params(**changes):
+    head = ReplacedTokenHead(tiny_model(**changes))
+    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), jnp.ones((1, 4, 32)))["params"])
+    return head, scrambled(shapes)
+
+
+def states(rows=3, length=10):
+    return np.random.default_rng(0).normal(size=(rows, length, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "tanh"])
+def test_logits_are_those_of_the_formula(activation):
+    head, params = head_and_params(activation=activation)
+    logits = head.apply({"params": params}, states())
+    assert logits.dtype == jnp.float32
+    slow = slow_heads.replaced_token_logits(params, activation, 1e-7, states())
+    np.testing.assert_allclose(logits, slow, rtol=1e-6, atol=1e-6)
+
+
+def test_a_token_is_judged_by_itself_and_the_first_one():
+    head, params = head_and_params()
+    before = np.asarray(head.apply({"params": params}, states()))
+    for changed in (0, 4):
+        x_ble = states()
+        x_ble[:, changed] += 1 + states()[:, 1]
+        differs = before != np.asarray(head.apply({"params": params}, x_ble))
+        assert differs.all() if changed == 0 else (differs == (np.arange(10) == changed)[None]).all()
+
+
+@functools.cache
+def detector_and_params():
+    model = ReplacedTokenDetector(tiny_model(num_layers=1, decoder="none"))
+    ids = jnp.ones((1, 4), jnp.int32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, deterministic=True)["params"])
+    return model, scrambled(shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=COMPILE_FAST)
+def states_and_logits(model, params, batch, key=None):
+    """Deterministic without a key."""
+    logits, seen = model.apply(
+        {"params": params},
+        batch["input_ids"],
+        batch["documents"],
+        batch["positions"],
+        deterministic=key is None,
+        rows=batch["rows"],
+        rngs=None if key is None else {"dropout": key},
+        capture_intermediates=lambda module, _: isinstance(module, Encoder),
+        mutable=["intermediates"],
+    )
+    return seen["intermediates"]["encoder"]["__call__"][0], logits
+
+
+@pytest.mark.parametrize("key", [None, 0], ids=["deterministic", "training"])
+def test_the_head_reads_the_encoders_output_and_drops_nothing_out(key):
+    model, params = detector_and_params()
+    key = None if key is None else jax.random.key(key)
+    seen, logits = states_and_logits(model, params, packed_batch(), key)
+    slow = slow_heads.replaced_token_logits(params["head"], "gelu", 1e-7, seen)
+    np.testing.assert_allclose(logits, slow, rtol=1e-6, atol=1e-6)
+
+
+def test_dropout_bits_follow_the_global_row():
+    model, params = detector_and_params()
+    batch, key, order = packed_batch(), jax.random.key(0), np.array([2, 0, 3, 1])
+    _, logits = states_and_logits(model, params, batch, key)
+    _, moved = states_and_logits(model, params, {name: values[order] for name, values in batch.items()}, key)
+    np.testing.assert_allclose(moved, logits[order], rtol=1e-5, atol=1e-5)
+    _, without = states_and_logits(model, params, batch)
+    assert np.abs(logits - without).max() > 0.1
+
+
+def test_in_bfloat16_the_logits_are_float32_and_near():
+    head, params = head_and_params()
+    rounded, _ = head_and_params(dtype="bfloat16")
+    near = rounded.apply({"params": params}, jnp.asarray(states(), jnp.bfloat16))
+    exact = np.asarray(head.apply({"params": params}, states()))
+    assert near.dtype == jnp.float32
+    assert np.sqrt(np.mean((near - exact) ** 2)) < 0.05 * exact.std()
