@@ -464,7 +464,8 @@ def test_a_damaged_tokenizer_is_found_before_anything_is_written(tmp_path, with_
 
 
 def test_a_dropout_that_transformers_has_no_field_for_is_told(tmp_path, caplog):
-    model, params, _ = load_with_report(hf.make_directory(tmp_path / "model", "v3", "token_classification"))
+    tagger = "token_classification"
+    model, params, _ = load_with_report(hf.make_directory(tmp_path / "model", "v3", tagger), tagger)
     head = dataclasses.replace(model.head, classifier_dropout=0.4)
     save_pretrained(tmp_path / "again", model.clone(head=head), params)
     assert "no dropout of its own before tags: 0.4 becomes 0.1" in caplog.text
