@@ -5,6 +5,7 @@ forgotten key can turn DeBERTa into BERT. Imports nothing of ours but the errors
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -71,6 +72,13 @@ class ModelConfig:
         require_choice("model.activation", self.activation, ACTIVATIONS)
         for name in ("hidden_dropout", "attention_dropout", "stochastic_depth"):
             require(0 <= getattr(self, name) < 1, f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
+        require(
+            0 < self.layer_norm_eps < 1, f"model.layer_norm_eps must lie between 0 and 1, got {self.layer_norm_eps}"
+        )
+        require(
+            0 <= self.initializer_range < math.inf,
+            f"model.initializer_range must be finite and not negative, got {self.initializer_range}",
+        )
         self._check_positions()
         self._check_distances()
         self._check_convolution()

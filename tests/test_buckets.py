@@ -65,3 +65,13 @@ def test_without_buckets_each_distance_has_its_row():
     assert row_of_distance(np.array([-700, -512, -1, 0, 1, 511, 512, 700]), 0, 512).tolist() == (
         [0, 0, 511, 512, 513, 1023, 1023, 1023]
     )
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("setting", [(256, 512), (32, 129), (50, 122), (54, 76), (100, 171), (512, 615), (18, 26)])
+def test_without_the_clamp_the_buckets_are_those_of_transformers(setting):
+    torch = pytest.importorskip("torch")
+    modeling = pytest.importorskip("transformers.models.deberta_v2.modeling_deberta_v2")
+    distance = np.arange(-3 * setting[1], 3 * setting[1] + 1)
+    expected = modeling.make_log_bucket_position(torch.tensor(distance), *setting).long().numpy()
+    np.testing.assert_array_equal(under_test.bucket_of_distance(distance, *setting, clamp=False), expected)

@@ -106,7 +106,7 @@ REFUSED = {
     "no run": (["--checkpoint=nowhere"], "nowhere holds no complete checkpoint"),
     "a head that is not there": (["--source={official}", "--head=rtd"], "missing: mask_predictions."),
     "an unknown head": (["--source={official}", "--head=ner"], "argument --head: invalid choice: 'ner'"),
-    "too few rows": (["--source={official}", "--vocab_size=100"], "vocab_size 100 is less than the 620 rows"),
+    "a number of rows in words": (["--source={official}", "--vocab_size=many"], "--vocab_size: expects a whole number"),
     "a full directory": (["--source={official}", "--output={official}"], "official is not empty"),
     "a misspelt flag": (["--sorce=x"], "unknown flag --sorce, did you mean '--source'?"),
 }

@@ -163,7 +163,7 @@ def test_fused_weights_are_no_second_generation():
         ({"hiden_size": 16}, "unknown field 'hiden_size', did you mean 'hidden_size'?"),
         ({"zzzz": 1}, "unknown field 'zzzz'"),
         ({"talking_head": True}, "talking_head True is not supported, only False"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings False is not supported, only True"),
+        ({"is_decoder": True}, "is_decoder True is not supported, only False"),
         ({"is_decoder": True}, "is_decoder True is not supported"),
         ({"pruned_heads": {"1": [0]}}, "pruned_heads {'1': [0]} is not supported"),
         ({"quantization_config": {"bits": 8}}, "quantization_config {'bits': 8} is not supported"),
@@ -316,7 +316,10 @@ def test_a_file_that_says_nothing_about_the_head_means_two_nameless_labels():
     ("fields", "facts"),
     [
         ({"num_labels": 3}, {"labels": ("LABEL_0", "LABEL_1", "LABEL_2")}),
-        ({"id2label": {"10": "c", "2": "b", "1": "a"}}, {"labels": ("a", "b", "c")}),  # by number, not by name
+        (
+            {"id2label": {**{str(n): f"l{n}" for n in range(10, -1, -1)}}},
+            {"labels": tuple(f"l{n}" for n in range(11))},
+        ),  # by number
         ({"id2label": {"0": "x"}, "num_labels": 3}, {"labels": ("x",)}),
         ({"pooler_hidden_act": "silu", "pooler_dropout": 0.3}, {"pooler_activation": "swish", "pooler_dropout": 0.3}),
         ({"pooling": {"dropout": 0.3, "hidden_act": "tanh"}}, {"pooler_activation": "tanh", "pooler_dropout": 0.3}),

@@ -321,12 +321,12 @@ def test_a_grown_vocabulary_keeps_its_old_rows_and_names_the_new_ones(tmp_path, 
     assert (leaves_of(other)[root + "embeddings/word"][70:200] != word[70:200]).all()
 
 
-def test_a_vocabulary_of_the_same_size_has_no_new_rows_and_a_smaller_one_is_refused(tmp_path):
+@pytest.mark.parametrize("size", [hf.VOCABULARY, hf.VOCABULARY - 9])  # released tables have rows to spare
+def test_a_vocabulary_that_fits_into_the_table_has_no_new_rows(tmp_path, size):
     directory = hf.make_directory(tmp_path / "model", "v3", "mlm")
-    _, params, report = load_with_report(directory, "mlm", vocab_size=hf.VOCABULARY)
-    assert report.new == ()
+    model, params, report = load_with_report(directory, "mlm", vocab_size=size)
+    assert report.new == () and model.cfg.vocab_size == hf.VOCABULARY
     jax.tree.map(np.testing.assert_array_equal, params, load_with_report(directory, "mlm")[1])
-    assert "vocab_size 69 is less than the 70 rows" in refusal(directory, "mlm", vocab_size=69)
 
 
 def test_a_new_masked_lm_head_grows_with_the_vocabulary(tmp_path):
@@ -370,7 +370,13 @@ def test_labels_are_those_of_the_file_or_of_the_caller(tmp_path, head):
 def test_as_many_labels_as_the_file_has_rows_or_a_new_classifier(tmp_path):
     directory = hf.make_directory(tmp_path / "model", "v3", "token_classification")
     message = refusal(directory, "token_classification", labels=["x", "y"])
-    assert "classifier.weight has shape (3, 16), config.json asks for (2, 16)" in message
+    assert "classifier.weight has shape (3, 16), the model asks for (2, 16)" in message
+    model, params, report = load_with_report(
+        directory, "token_classification", labels=["x", "y"], allow="classifier.*"
+    )  # as for RTE from MNLI
+    assert report.missing == ("classifier.weight", "classifier.bias")
+    assert set(report.unused) == set(report.missing) and report.new == ("classifier/kernel", "classifier/bias")
+    assert params["classifier"]["kernel"].shape == (16, 2) and model.head.labels == ("x", "y")
     encoder = hf.make_directory(tmp_path / "encoder", "v3")
     model, params, _ = load_with_report(encoder, "token_classification", labels=list("abcde"), allow=["classifier.*"])
     assert model.head.labels == tuple("abcde") and params["classifier"]["kernel"].shape == (16, 5)
@@ -427,16 +433,20 @@ WORD = "deberta.embeddings.word_embeddings.weight"
         ({"hidden_size": "16"}, "config.json: hidden_size '16' has the wrong type"),
         ({"num_attention_heads": 0}, "num_heads must be positive"),
         ({"talking_head": True}, "config.json: talking_head True is not supported"),
-        ({"tie_word_embeddings": False}, "config.json: tie_word_embeddings False is not supported"),
+        ({"is_decoder": True}, "config.json: is_decoder True is not supported"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must lie between 0 and 1, got nan"),
+        ({"initializer_range": -1.0}, "initializer_range must be finite and not negative"),
+        ({"num_hidden_layers": 10**30}, "layers in config.json"),
+        ({"pos_att_type": ["c2p", "c2p"]}, "changes the scale in transformers and adds no term"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must number the labels 0, 1, 2, ..., got [0, 2]"),
         ({"model_type": "bert"}, "model_type 'bert' is no DeBERTa"),
         ({"pos_att_type": "c2p|p2c|p2p"}, "config.json: pos_att_type p2p"),
         ({"pos_att_type": [1, 2]}, "config.json: pos_att_type [1, 2] has the wrong type"),
         ({"relative_attention": False}, "config.json: pos_att_type names terms, but relative_attention is off"),
         ({"hidden_act": "mish"}, "activation must be one of"),
-        ({"num_hidden_layers": 1}, "num_layers must be at least 2, got 1"),
         ({"id2label": ["a"]}, "config.json: id2label ['a'] has the wrong type"),
-        ({"vocab_size": 71}, f"{WORD} has shape (70, 16), config.json asks for (71, 16)"),
-        ({"intermediate_size": 25}, "intermediate.dense.weight has shape (24, 16), config.json asks for (25, 16)"),
+        ({"vocab_size": 71}, f"{WORD} has shape (70, 16), the model asks for (71, 16)"),
+        ({"intermediate_size": 25}, "intermediate.dense.weight has shape (24, 16), the model asks for (25, 16)"),
         ({"max_relative_positions": 4}, "position_buckets must be 0 or lie in [2, max_relative_positions], got 8"),
         ({"num_hidden_layers": 2}, "unused: deberta.encoder.layer.2."),
         ({"num_hidden_layers": 4}, "missing: deberta.encoder.layer.3.attention.self.query_proj.weight, "),
@@ -470,7 +480,7 @@ def test_numbers_of_another_kind_are_refused(tmp_path, name, dtype, said):
 def test_a_tensor_of_another_shape_is_refused(tmp_path):
     name = "deberta.encoder.rel_embeddings.weight"
     directory = written(tmp_path, "v3", replaced={name: np.zeros((15, 16), np.float32)})
-    assert refusal(directory) == f"{directory}: {name} has shape (15, 16), config.json asks for (16, 16)"
+    assert refusal(directory) == f"{directory}: {name} has shape (15, 16), the model asks for (16, 16)"
 
 
 @pytest.mark.parametrize("copy", ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"])
@@ -535,3 +545,55 @@ def test_the_origin_outlives_a_change_of_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, _, _ = load_with_report("model")
     assert model.origin == str(tmp_path / "model")
+
+
+def test_one_layer_needs_no_decoder(tmp_path):
+    directory = hf.make_directory(tmp_path / "model", "v3", num_hidden_layers=1)
+    model, _, report = load_with_report(directory)
+    assert (model.cfg.num_layers, model.cfg.decoder) == (1, "none")
+    assert report.unused == ("deberta.embeddings.position_embeddings.weight",)
+
+
+@pytest.mark.parametrize("terms", ["none", ["none"], "c2p|none"])
+def test_v1_divides_by_names_that_are_no_terms_in_transformers_alone(tmp_path, terms):
+    directory = hf.make_directory(tmp_path / "model", "v1", pos_att_type=terms, relative_attention="c2p" in terms)
+    assert "changes the scale in transformers and adds no term" in refusal(directory)
+
+
+def test_an_unknown_field_may_be_allowed_by_name(tmp_path):
+    directory = hf.make_directory(tmp_path / "model", transformers_js={"a": 1})
+    message = refusal(directory)
+    assert "unknown field 'transformers_js'" in message and "allow=('config.transformers_js',)" in message
+    load_with_report(directory, allow="config.transformers_js")
+
+
+def test_one_set_of_permissions_reads_files_with_and_without_a_head(tmp_path):
+    allow = ("mask_predictions.*", "lm_predictions.*")
+    for head in ("encoder", "rtd", "mlm"):
+        load_with_report(hf.make_directory(tmp_path / head, "v3", head), allow=allow)
+
+
+def test_a_masked_lm_with_the_decoder_ends_where_its_table_does(tmp_path):
+    directory = hf.make_directory(tmp_path / "model", "v3", "mlm")  # 32 positions
+    ids = np.ones((1, 33), np.int32)
+    model, params, _ = load_with_report(directory, "mlm")
+    with pytest.raises(Refused, match="33 tokens, but the absolute position table has 32 rows; decoder 'none'"):
+        model.apply({"params": params}, ids, ids, deterministic=True)
+    model, params, _ = load_with_report(directory, "mlm", decoder="none")
+    assert np.isfinite(model.apply({"params": params}, ids, ids, deterministic=True)).all()
+    model, params, _ = load_with_report(directory, allow="lm_predictions.*")  # the encoder alone uses no table
+    assert np.isfinite(model.apply({"params": params}, ids, ids, deterministic=True)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": "abc"}, "labels must be a list of names, got 'abc'"),
+        ({"labels": 5}, "labels must be a list of names"),
+        ({"vocab_size": "80"}, "vocab_size must be a whole number, got '80'"),
+        ({"allow": [5]}, "allow must be names or patterns"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(tmp_path, options, said):
+    directory = hf.make_directory(tmp_path / "model", "v3", "token_classification")
+    assert said in refusal(directory, "token_classification", **options)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
+from deberta_jax.convert.weights import write_weights
 from deberta_jax.tokenizers import load_tokenizer
 from hf_directories import make_directory
 
@@ -20,6 +22,8 @@ def test_three_lines_load_a_directory_encode_a_sentence_and_print_logits(spm_dir
     assert len([line for line in code.splitlines() if line and not line.startswith("import")]) == 3
     (name,) = set(re.findall(r'\("([\w-]+)"', code)) - {"params"}
     directory = make_directory(tmp_path / name, "v3", "mlm", vocab_size=620)
+    both = load_file(make_directory(tmp_path / "rtd", "v3", "rtd", vocab_size=620) / "model.safetensors")
+    write_weights(directory / "model.safetensors", both | load_file(directory / "model.safetensors"))
     shutil.copy(spm_dir / "spm.model", directory)
     printed = "import numpy; numpy.set_printoptions(threshold=10**9)\n" + code  # every logit, not three dots
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

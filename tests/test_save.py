@@ -469,3 +469,36 @@ def test_a_dropout_that_transformers_has_no_field_for_is_told(tmp_path, caplog):
     head = dataclasses.replace(model.head, classifier_dropout=0.4)
     save_pretrained(tmp_path / "again", model.clone(head=head), params)
     assert "no dropout of its own before tags: 0.4 becomes 0.1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda params: {"params": params}, "params lack blocks/attention/key/bias, which Encoder has"),
+        (lambda params: params | {"more": np.zeros(3)}, "params hold more, which Encoder does not have"),
+        (lambda params: params | {"relative": np.zeros((3, 16))}, "params: relative has shape (3, 16), the model's is"),
+    ],
+)
+def test_parameters_that_are_not_the_models_are_refused_before_anything_is_written(tmp_path, change, said):
+    model, params, _ = load_with_report(hf.make_directory(tmp_path / "model"))
+    with pytest.raises(Refused) as refused:
+        save_pretrained(tmp_path / "again", model, change(params))
+    assert said in str(refused.value)
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_model_outlives_its_origin(tmp_path, caplog):
+    directory = hf.make_directory(tmp_path / "model", "v3", "mlm", prefix="bert.", dtype="float16")
+    model, params, _ = load_with_report(directory, "mlm")
+    shutil.rmtree(directory)
+    save_pretrained(tmp_path / "again", model, params)
+    assert "is gone: names are Microsoft's, the dtype is float32" in caplog.text
+    again = load_with_report(tmp_path / "again", "mlm")[1]
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_a_place_that_is_no_directory_is_refused(tmp_path):
+    model, params, _ = load_with_report(hf.make_directory(tmp_path / "model"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="file cannot be made: File exists"):
+        save_pretrained(tmp_path / "file", model, params)

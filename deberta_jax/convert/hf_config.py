@@ -5,7 +5,7 @@ shape the model nor known to be irrelevant to it is refused: it might change num
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ _HEAD: dict[str, Any] = {
 }
 # Fields that must have one of these values: others would change what is computed.
 _FIXED: dict[str, tuple] = {
-    "tie_word_embeddings": (True,),
     "talking_head": (False,),
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
@@ -73,13 +72,30 @@ _IRRELEVANT = {
     *("padding_idx", "decoder_start_token_id", "prefix", "finetuning_task", "task_specific_params", "problem_type"),
     *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "torchscript", "use_cache"),
     *("chunk_size_feed_forward", "tf_legacy_loss", "use_bfloat16", "gradient_checkpointing", "use_safetensors"),
-    *("legacy", "pooler_hidden_size", "pooler_size", "model_max_length", "language", "license"),
-    "cross_attention_hidden_size",
+    *("legacy", "pooler_hidden_size", "pooler_size", "model_max_length", "language", "license", "_num_labels"),
+    *("cross_attention_hidden_size", "classifier_dropout", "output_past", "use_fast", "loss_type", "summary_type"),
+    # Whether weights are tied shows in the weights: copies that differ are refused.
+    "tie_word_embeddings",
+    # transformers 4 wrote what only generation uses into every config.
+    *("do_sample", "early_stopping", "max_length", "min_length", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores"),
+    *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"),
+    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
 }
 # Of those, what an export takes over from the directory a model came from.
 KEPT = _IRRELEVANT - {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "legacy", "pooler_hidden_size"),
-    *("pooler_size", "padding_idx", "_attn_implementation", "attn_implementation", "auto_map", "_commit_hash"),
+    *(
+        "pooler_size",
+        "padding_idx",
+        "tie_word_embeddings",
+        "_num_labels",
+        "_attn_implementation",
+        "attn_implementation",
+        "auto_map",
+        "_commit_hash",
+    ),
 }
 _ACTIVATIONS = {"silu": "swish", "gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
 
@@ -87,7 +103,8 @@ _ACTIVATIONS = {"silu": "swish", "gelu_python": "gelu", "gelu_pytorch_tanh": "ge
 def read_config(directory: Path) -> dict[str, Any]:
     """The fields of a directory's config. Raises Refused when there is none, or no JSON object in it."""
     if not directory.is_dir():
-        raise Refused(f"{directory} is no directory; models are read from the disk, download it there first")
+        near = nearest(directory.name, (path.name for path in directory.absolute().parent.glob("*") if path.is_dir()))
+        raise Refused(f"{directory} is no directory{near}; models are read from the disk, download them there first")
     for name in CONFIG_FILES:
         path = directory / name
         if path.is_file():
@@ -96,28 +113,27 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise Refused(f"{directory} holds no {' or '.join(CONFIG_FILES)}")
     try:
         fields = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise Refused(f"{path} is not readable JSON: {error}") from error
     require(isinstance(fields, dict), f"{path} is not a JSON object")
     return fields
 
 
 def model_config(
-    fields: Mapping[str, Any], *, split_projections: bool, decoder: str, clamp_distance: bool, dtype: str
+    fields: Mapping[str, Any],
+    *,
+    split_projections: bool,
+    decoder: str,
+    clamp_distance: bool,
+    dtype: str,
+    ignored: Collection[str] = (),
 ) -> ModelConfig:
     """The architecture that `fields` describe.
 
     `split_projections`: query, key and value have weights of their own in the file (v2's layout; keys have a bias),
-    not one fused in_proj (v1's; they have none).
+    not one fused in_proj (v1's; they have none). `ignored` fields may be there, whatever they mean.
     """
-    generation = generation_of(fields, split_projections)
-    _check_fields(fields, generation)
-    given = _DEFAULTS[generation] | {k: v for k, v in fields.items() if k in _DEFAULTS[generation]}
-    terms = _position_terms(given)
-    given = _DEFAULTS[V2] | given
-    if given["conv_kernel_size"] <= 0:  # without a convolution its other keys are as in configs/sizes.py
-        given |= {"conv_kernel_size": 0, "conv_groups": 1, "conv_act": "gelu"}
-    limit = given["max_relative_positions"]
+    given = _given(fields, generation_of(fields, split_projections), ignored)
     return ModelConfig(
         vocab_size=given["vocab_size"],
         hidden_size=given["hidden_size"],
@@ -128,12 +144,12 @@ def model_config(
         attention_head_size=_head_size(given),
         intermediate_size=given["intermediate_size"],
         activation=_activation(given["hidden_act"]),
-        pos_att_type=terms,
+        pos_att_type=given["pos_att_type"],
         share_att_key=bool(given["share_att_key"]),
         key_bias=split_projections,
         norm_rel_ebd=_table_norm(given["norm_rel_ebd"]),
         position_buckets=max(given["position_buckets"], 0),
-        max_relative_positions=limit if limit > 0 else given["max_position_embeddings"],
+        max_relative_positions=given["max_relative_positions"],
         clamp_distance=clamp_distance,
         max_position_embeddings=given["max_position_embeddings"],
         position_biased_input=given["position_biased_input"],
@@ -149,6 +165,18 @@ def model_config(
         dtype=dtype,
         remat="none",
     )
+
+
+def _given(fields: Mapping[str, Any], generation: str, ignored: Collection[str]) -> dict[str, Any]:
+    """Every field that shapes the model, as it counts: defaults filled in, terms as a tuple."""
+    _check_fields(fields, generation, ignored)
+    given = _DEFAULTS[generation] | {k: v for k, v in fields.items() if k in _DEFAULTS[generation]}
+    given = _DEFAULTS[V2] | given | {"pos_att_type": _position_terms(given, generation)}
+    if given["conv_kernel_size"] <= 0:  # without a convolution its other keys are as in configs/sizes.py
+        given |= {"conv_kernel_size": 0, "conv_groups": 1, "conv_act": "gelu"}
+    if given["max_relative_positions"] < 1:
+        given["max_relative_positions"] = given["max_position_embeddings"]
+    return given
 
 
 def head_config(fields: Mapping[str, Any], head: str, labels: tuple[str, ...] | None) -> HeadConfig:
@@ -270,8 +298,8 @@ def _exported_generation(cfg: ModelConfig) -> str:
     return V1
 
 
-def _check_fields(fields: Mapping[str, Any], generation: str) -> None:
-    known = set(_HEAD) | set(_FIXED) | _IRRELEVANT | set(_DEFAULTS[generation])
+def _check_fields(fields: Mapping[str, Any], generation: str, ignored: Collection[str]) -> None:
+    known = set(_HEAD) | set(_FIXED) | _IRRELEVANT | set(_DEFAULTS[generation]) | set(ignored)
     for name, value in fields.items():
         if name in _FIXED and value not in _FIXED[name]:
             raise Refused(f"config.json: {name} {value!r} is not supported, only {_FIXED[name][0]!r}")
@@ -281,7 +309,8 @@ def _check_fields(fields: Mapping[str, Any], generation: str) -> None:
                 f"config.json: {name} {value!r} means nothing to model_type deberta; is it deberta-v2?",
             )
         elif name not in known:
-            raise Refused(f"config.json has the unknown field {name!r}{nearest(name, known)}")
+            remedy = f"if it changes no number: allow=('config.{name}',)"
+            raise Refused(f"config.json has the unknown field {name!r}{nearest(name, known)}; {remedy}")
     for name, default in _DEFAULTS[generation].items():
         if name in fields and default is not None:
             _check_type(name, fields[name], default)
@@ -293,12 +322,15 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     require(right, f"config.json: {name} {value!r} has the wrong type; transformers' is {default!r}")
 
 
-def _position_terms(given: Mapping[str, Any]) -> tuple[str, ...]:
+def _position_terms(given: Mapping[str, Any], generation: str) -> tuple[str, ...]:
     terms = given["pos_att_type"] or ()
     right = isinstance(terms, str) or (isinstance(terms, (list, tuple)) and all(isinstance(t, str) for t in terms))
     require(right, f"config.json: pos_att_type {terms!r} has the wrong type; it is a list of names")
     if isinstance(terms, str):
         terms = [term.strip() for term in terms.lower().split("|")]
+    # transformers' v1 divides by the length of this list, whatever is in it; Microsoft's code does not.
+    odd = len(set(terms)) < len(terms) or (generation == V1 and {"", "none"} & set(terms))
+    require(not odd, f"config.json: pos_att_type {list(terms)} changes the scale in transformers and adds no term")
     terms = tuple(term for term in terms if term not in ("", "none"))
     if not given["relative_attention"]:
         # transformers would only divide the scores by sqrt(3 d) instead of sqrt(d): nobody can have meant that.
@@ -337,7 +369,9 @@ def _labels(fields: Mapping[str, Any]) -> tuple[str, ...]:
     if not named:
         return tuple(f"LABEL_{index}" for index in range(fields.get("num_labels", _HEAD["num_labels"])))
     try:
-        ordered = sorted(named.items(), key=lambda item: int(item[0]))
+        by_number = {int(number): str(label) for number, label in named.items()}
     except ValueError as error:
         raise Refused(f"config.json: id2label must map numbers to names, got {named!r}") from error
-    return tuple(str(label) for _, label in ordered)
+    complete = sorted(by_number) == list(range(len(named)))
+    require(complete, f"config.json: id2label must number the labels 0, 1, 2, ..., got {sorted(by_number)}")
+    return tuple(by_number[number] for number in range(len(named)))

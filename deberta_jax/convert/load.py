@@ -4,6 +4,7 @@ What is read is exactly what is computed with: every tensor finds its parameter,
 """
 
 import dataclasses
+import fnmatch
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from deberta_jax.dist.axes import unboxed
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import find_tokenizer
 
+FIELD = "config."  # what a permission for a field of config.json begins with
 FLOATS = ("float16", "bfloat16", "float32")
 log = logging.getLogger(__name__)
 
@@ -53,57 +55,95 @@ def load_with_report(
     """(model, float32 params, report) of a directory: config.json with safetensors or pytorch_model.bin.
 
     head            one of MODELS
-    allow           patterns (fnmatch) of tensor names that may be missing, then initialised from `seed`, or unused
+    allow           patterns (fnmatch) of tensors that may be missing, and are then initialised from `seed`, or unused,
+                    or of another shape (both: a new classifier); "config.NAME" for an unknown field of config.json
     decoder         "emd" needs the absolute position table; "none" is transformers' behaviour; "auto" is "emd" where
                     the table is there and the input is not biased by it
     labels          names of a new head's labels, in place of those in config.json
-    vocab_size      rows of the word table, more than the file's, for added tokens
+    vocab_size      rows that the word table must have at least, for added tokens
     clamp_distance  False for transformers' rows beyond a distance of 511, see ops/buckets.py
     dtype           of activations
 
     Raises Refused, in one line, for whatever does not fit: a missing or unused tensor that is not allowed, a shape, an
     unknown field, a tokenizer with more ids than the table has rows.
     """
-    require_choice("head", head, tuple(MODELS))
-    require(labels is None or head in WITH_LABELS, f"head {head!r} has no labels; those with some: {WITH_LABELS}")
-    source, weights = open_source(Path(path))
-    allow = (allow,) if isinstance(allow, str) else tuple(allow)
-    decoder, reason, allow = _choose_decoder(source, decoder, allow)
-    cfg, head_cfg = _configs(source, head, labels, decoder=decoder, clamp_distance=clamp_distance, dtype=dtype)
+    permitted = _permissions(allow)
+    _check_arguments(head, labels, vocab_size)
+    source, weights = open_source(Path(path).expanduser())
+    decoder, reason = _choose_decoder(source, decoder)
+    ignored = [pattern.removeprefix(FIELD) for pattern in permitted if pattern.startswith(FIELD)]
+    options = {"decoder": decoder, "clamp_distance": clamp_distance, "dtype": dtype, "ignored": ignored}
+    cfg, head_cfg = _configs(source, head, labels, **options)
+    tensors = len(source.shapes)
+    require(cfg.num_layers <= tensors, f"{path}: {cfg.num_layers} layers in config.json, {tensors} tensors in the file")
     table = names.tensors(cfg, head, outputs_of(head_cfg), source.names)
-    missing = tuple(tensor.theirs for tensor in table if tensor.theirs not in weights)
-    unused = _unused(source, table)
-    check_allowed(str(path), missing, unused, allow)
-    _check_tensors(source, table, weights)
-    flat = _parameters(table, weights, cfg)
-    grown: tuple[str, ...] = ()
-    if vocab_size is not None:
-        cfg, grown = _grow(flat, cfg, vocab_size, seed)
+    of_tensors = [pattern for pattern in permitted if not pattern.startswith(FIELD)]
+    missing, unused = _differences(source, table, of_tensors, decoder)
+    read = [tensor for tensor in table if tensor.theirs not in missing]
+    _check_tensors(source, read, weights)
+    flat = _parameters(read, weights, cfg)
+    cfg, grown = _grow(flat, cfg, vocab_size, seed)
     _check_tokenizer(source.path, cfg)
     model = build_model(head, cfg, head_cfg, origin=str(source.path.absolute()))
     new = [name for tensor in table if tensor.theirs in missing for name in tensor.ours]
     params = _filled(model, flat, new, seed)
-    dtypes = tuple(sorted({source.dtypes[tensor.theirs] for tensor in table if tensor.theirs in weights}))
-    counted = len(table) - len(missing)
-    report = Report(str(path), head, counted, dtypes, f"{decoder}: {reason}", missing, unused, (*new, *grown))
+    dtypes = tuple(sorted({source.dtypes[tensor.theirs] for tensor in read}))
+    report = Report(str(path), head, len(read), dtypes, f"{decoder}: {reason}", missing, unused, (*new, *grown))
     return model, params, report
 
 
-def _choose_decoder(source: Source, asked: str, allow: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
-    """(decoder, why, `allow` with what the choice leaves unused)."""
+def _permissions(allow: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (allow,) if isinstance(allow, str) else tuple(allow or ())
+    require(all(isinstance(pattern, str) for pattern in patterns), f"allow must be names or patterns, got {allow!r}")
+    return patterns
+
+
+def _check_arguments(head: str, labels: Sequence[str] | None, vocab_size: int | None) -> None:
+    require_choice("head", head, tuple(MODELS))
+    require(labels is None or head in WITH_LABELS, f"head {head!r} has no labels; those with some: {WITH_LABELS}")
+    right = labels is None or (isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels))
+    require(right, f"labels must be a list of names, got {labels!r}")
+    require(vocab_size is None or type(vocab_size) is int, f"vocab_size must be a whole number, got {vocab_size!r}")
+
+
+def _choose_decoder(source: Source, asked: str) -> tuple[str, str]:
+    """(decoder, why)."""
     require_choice("decoder", asked, ("auto", "emd", "none"))
     biased = source.fields.get("position_biased_input", True)  # transformers' default
     if biased:
         require(asked != "emd", f"{source.path}: position_biased_input is on, decoder 'emd' has no use for the table")
-        return "none", "absolute positions are added to the input", allow
+        return "none", "absolute positions are added to the input"
     if asked == "none":
-        table = (source.names.prefix + names.POSITION,) if source.has_positions else ()
-        return "none", "asked for; this is how transformers computes", (*allow, *table)
+        return "none", "asked for; this is how transformers computes"
     if asked == "emd":
-        return "emd", "asked for", allow
-    if source.has_positions:
-        return "emd", "the absolute position table is there", allow
-    return "none", "there is no absolute position table", allow
+        return "emd", "asked for"
+    if not source.has_positions:
+        return "none", "there is no absolute position table"
+    if source.fields.get("num_hidden_layers") == 1:
+        return "none", "the decoder needs two layers"
+    return "emd", "the absolute position table is there"
+
+
+def _differences(
+    source: Source, table: Sequence[names.Tensor], allow: Sequence[str], decoder: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(missing, unused) tensors, all of them allowed. One of another shape is both, where that is allowed."""
+    replaced = [
+        tensor.theirs
+        for tensor in table
+        if source.shapes.get(tensor.theirs, tensor.shape) != tensor.shape and _matches(tensor.theirs, allow)
+    ]
+    missing = tuple(t.theirs for t in table if t.theirs not in source.shapes or t.theirs in replaced)
+    unused = (*_unused(source, table), *replaced)
+    if decoder == "none":  # chosen or asked for: the table was not forgotten
+        position = source.names.prefix + names.POSITION
+        allow = [*allow, position] if position in unused else allow
+    check_allowed(str(source.path), missing, unused, allow)
+    return missing, unused
+
+
+def _matches(name: str, allow: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in allow)
 
 
 def _configs(
@@ -129,10 +169,8 @@ def _unused(source: Source, table: Sequence[names.Tensor]) -> tuple[str, ...]:
 def _check_tensors(source: Source, table: Sequence[names.Tensor], weights: Mapping[str, np.ndarray]) -> None:
     for tensor in table:
         name = tensor.theirs
-        if name not in weights:
-            continue
         if source.shapes[name] != tensor.shape:
-            raise Refused(f"{source.path}: {name} has shape {source.shapes[name]}, config.json asks for {tensor.shape}")
+            raise Refused(f"{source.path}: {name} has shape {source.shapes[name]}, the model asks for {tensor.shape}")
         if source.dtypes[name] not in FLOATS:
             raise Refused(f"{source.path}: {name} is {source.dtypes[name]}; weights are {', '.join(FLOATS)}")
     for copy, of in source.copies.items():
@@ -143,21 +181,24 @@ def _check_tensors(source: Source, table: Sequence[names.Tensor], weights: Mappi
 def _parameters(
     table: Sequence[names.Tensor], weights: Mapping[str, np.ndarray], cfg: ModelConfig
 ) -> dict[str, np.ndarray]:
-    """Flat name to float32 values, of the tensors that are there."""
+    """Flat name to float32 values."""
     flat: dict[str, np.ndarray] = {}
     for tensor in table:
-        if tensor.theirs in weights:
-            values = weights[tensor.theirs].astype(np.float32)  # exact from float16 and bfloat16
-            flat |= zip(tensor.ours, tensor.turn.to_ours(values, cfg), strict=True)
+        values = weights[tensor.theirs].astype(np.float32)  # exact from float16 and bfloat16
+        flat |= zip(tensor.ours, tensor.turn.to_ours(values, cfg), strict=True)
     return flat
 
 
 def _grow(
-    flat: dict[str, np.ndarray], cfg: ModelConfig, vocab_size: int, seed: int
+    flat: dict[str, np.ndarray], cfg: ModelConfig, vocab_size: int | None, seed: int
 ) -> tuple[ModelConfig, tuple[str, ...]]:
-    """(config with more rows, names of the new rows); `flat` gets them: normal for words, zero for their biases."""
+    """(config with at least so many rows, names of the new ones); `flat` gets them: normal for words, zero for biases.
+
+    Released tables have rows to spare: what fits into them adds none.
+    """
     old = cfg.vocab_size
-    require(vocab_size >= old, f"vocab_size {vocab_size} is less than the {old} rows of the table")
+    if vocab_size is None or vocab_size <= old:
+        return cfg, ()
     cfg = dataclasses.replace(cfg, vocab_size=vocab_size)
     of_vocabulary = [name for name in ("embeddings/word", "encoder/embeddings/word", "head/bias") if name in flat]
     for name in of_vocabulary:
@@ -167,7 +208,7 @@ def _grow(
             fresh = np.random.default_rng(seed).normal(size=(vocab_size - old, rows.shape[1]))
             rows[old:vocab_size] = cfg.initializer_range * fresh
         flat[name] = rows
-    return cfg, tuple(f"{name}[{old}:{vocab_size}]" for name in of_vocabulary if vocab_size > old)
+    return cfg, tuple(f"{name}[{old}:{vocab_size}]" for name in of_vocabulary)
 
 
 def _check_tokenizer(directory: Path, cfg: ModelConfig) -> None:

@@ -13,9 +13,11 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.convert import hf_config, names, trees
+from deberta_jax.convert.load import parameter_shapes
 from deberta_jax.convert.models import head_of, outputs_of
 from deberta_jax.convert.source import Source, read_origin
 from deberta_jax.convert.weights import write_weights
+from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import Tokenizer, find_tokenizer
 from deberta_jax.tokenizers.hf_json import write_tokenizer_json
 
@@ -44,17 +46,16 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, *, tokenize
     cfg, (head, head_cfg) = model.cfg, head_of(model)
     fields = hf_config.fields_of(cfg)
     generation = fields["model_type"]
-    origin = read_origin(Path(model.origin)) if model.origin else None
+    leaves = _checked(model, params)
+    origin = _origin(model)
     same_layout = origin is not None and origin.names.fused == (generation == hf_config.V1)
     named = origin.names if same_layout else names.default_names(cfg)
     table = names.tensors(cfg, head, outputs_of(head_cfg), named)
-    leaves = trees.flattened(jax.device_get(params))
     tensors = Tensors(table, leaves, cfg, _copies(origin, named, head))
     dtypes = _kept_dtypes(tensors, origin)
     if tokenizer is None and origin is not None:
         tokenizer = find_tokenizer(origin.path)  # before anything is written: it may be damaged
-    directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = _made(Path(path).expanduser())
     write_weights(directory / "model.safetensors", tensors.stored_as(dtypes))
     main = dtypes[named.prefix + names.WORD]
     kept = {key: value for key, value in origin.fields.items() if key in hf_config.KEPT} if origin else {}
@@ -68,6 +69,37 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, *, tokenize
     (directory / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     _save_tokenizer(directory, tokenizer)
     log.warning("%s: %d tensors, %s", directory, len(tensors), main)
+
+
+def _checked(model: nn.Module, params: Any) -> dict[str, np.ndarray]:
+    """The parameters by their paths, on the host. Raises Refused, naming the first that is not as the model's are."""
+    wanted = {path: leaf.shape for path, leaf in trees.flattened(parameter_shapes(model)).items()}
+    found = trees.flattened(jax.device_get(params))
+    for path in sorted(wanted.keys() | found.keys()):
+        if path not in found:
+            raise Refused(f"params lack {path}, which {type(model).__name__} has")
+        if path not in wanted:
+            raise Refused(f"params hold {path}, which {type(model).__name__} does not have")
+        if np.shape(found[path]) != wanted[path]:
+            raise Refused(f"params: {path} has shape {np.shape(found[path])}, the model's is {wanted[path]}")
+    return found
+
+
+def _origin(model: nn.Module) -> Source | None:
+    if not model.origin:
+        return None
+    if not Path(model.origin).is_dir():
+        log.warning("%s is gone: names are Microsoft's, the dtype is float32", model.origin)
+        return None
+    return read_origin(Path(model.origin))
+
+
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{directory} cannot be made: {error.strerror}") from error
+    return directory
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -128,7 +160,7 @@ def _kept_dtypes(tensors: Tensors, origin: Source | None) -> dict[str, str]:
 
 def _save_tokenizer(directory: Path, tokenizer: Tokenizer | None) -> None:
     if tokenizer is None:
-        log.warning("%s gets no tokenizer: none was given and the model came with none", directory)
+        log.warning("%s gets no tokenizer: none was given and the model came with none that can be read", directory)
         return
     tokenizer.save_vocabulary(directory)
     write_tokenizer_json(tokenizer, directory)

@@ -8,6 +8,7 @@ from typing import Any
 
 from deberta_jax.convert import hf_config, names
 from deberta_jax.convert.weights import Weights, open_weights
+from deberta_jax.errors import Refused
 
 ORIGIN = "origin.json"  # in a converted workdir: what its source said
 
@@ -42,7 +43,10 @@ def read_origin(directory: Path) -> Source:
     recorded = directory / ORIGIN
     if not recorded.is_file():
         return open_source(directory)[0]
-    values = json.loads(recorded.read_text())
+    try:
+        values = json.loads(recorded.read_text())
+    except (ValueError, OSError) as error:
+        raise Refused(f"{recorded} is damaged: {error}") from error
     return _source(directory, values["config"], {name: (tuple(s), d) for name, (s, d) in values["tensors"].items()})
 
 

@@ -151,7 +151,7 @@ def _make_units(job: Job, settings: UnitSettings, stream: Iterable[Unit]) -> dic
                     unit_bytes[unit.number] = unit.bytes
                     if not is_done(unit, settings, job.output):
                         (job.output / MANIFEST_FILE).unlink(missing_ok=True)  # no longer true
-                        running.add(pool.submit(_work, unit, settings, job.output))
+                        running.add(_submit(pool, unit, settings, job.output))
                     running = _settle(running, at_most=job.processes)
                 bar.update(unit.bytes)
             _settle(running, at_most=0)
@@ -182,11 +182,22 @@ def _pool(job: Job) -> ProcessPoolExecutor:
     )
 
 
+def _submit(pool: ProcessPoolExecutor, unit: Unit, settings: UnitSettings, output: Path) -> Future:
+    """Submits a unit. The worker that this may start is born deaf to Ctrl-C: interrupted while it still imports, it
+    would print a traceback of its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_work, unit, settings, output)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _worker: dict[str, Tokenizer] = {}  # of this process: loading a tokenizer costs more than sending a unit
 
 
 def _start_worker(tokenizer: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _submit
     threading.Thread(target=_follow_parent, daemon=True).start()
     _worker["tokenizer"] = load_tokenizer(tokenizer)
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain, named
+from deberta_jax.errors import Refused
 from deberta_jax.model.attention import Chosen, DisentangledAttention, Memory
 from deberta_jax.model.layers import dense, layer_norm, weight_init
 from deberta_jax.ops.activations import ACTIVATIONS
@@ -200,7 +201,8 @@ class Encoder(nn.Module):
     def below_last(self, input_ids, attention_mask, position_ids, token_type_ids, noise, *, keep_hidden=False):
         """(input of the last layer [b, l, e], [embeddings, stacked outputs] or None)."""
         cfg = self.cfg
-        position_ids = positions_of(input_ids) if position_ids is None else position_ids
+        if position_ids is None:
+            position_ids = positions_of(input_ids, cfg, used=cfg.position_biased_input)
         embedding_noise = noise and noise.at(EMBEDDING_LAYER)
         e_ble = self.embeddings(input_ids, attention_mask > 0, position_ids, token_type_ids, embedding_noise)
         context = (self.table(), allowed_pairs(attention_mask, attention_mask), noise)
@@ -216,8 +218,15 @@ class Encoder(nn.Module):
         return x_ble, states if keep_hidden else None
 
 
-def positions_of(input_ids: jax.Array) -> jax.Array:
-    """[b, l]: each token's place in its row."""
+def positions_of(input_ids: jax.Array, cfg: ModelConfig, *, used: bool) -> jax.Array:
+    """[b, l]: each token's place in its row.
+
+    Raises Refused where the absolute table is `used` and ends before the row does: the rest would be NaN.
+    """
+    length, rows = input_ids.shape[1], cfg.max_position_embeddings
+    if used and length > rows:
+        remedy = "decoder 'none' needs no table" if cfg.decoder == "emd" else "cut the rows"
+        raise Refused(f"{length} tokens, but the absolute position table has {rows} rows; {remedy}")
     return jnp.broadcast_to(jnp.arange(input_ids.shape[1])[None], input_ids.shape)
 
 

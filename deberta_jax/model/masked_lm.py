@@ -76,7 +76,8 @@ class MaskedLM(nn.Module):
         See Encoder for the other arguments.
         """
         noise = self.encoder.noise(rows, input_ids, deterministic)
-        position_ids = positions_of(input_ids) if position_ids is None else position_ids
+        if position_ids is None:
+            position_ids = positions_of(input_ids, self.cfg, used=self.cfg.has_absolute_positions)
         x_ble, _ = self.encoder.below_last(input_ids, attention_mask, position_ids, token_type_ids, noise)
         y_bpe = self._decode(x_ble, attention_mask, masked_positions, position_ids, noise)
         return self.head(y_bpe, self.encoder.embeddings.word)

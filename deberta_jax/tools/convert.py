@@ -114,6 +114,8 @@ def export_workdir(workdir: Path, output: Path) -> None:
     from deberta_jax.tokenizers import load_tokenizer
     from deberta_jax.train import checkpoint, session
 
+    if output.is_dir() and any(output.iterdir()):
+        raise Refused(f"{output} is not empty")
     step, meta = session.trained_step(workdir), session.trained_meta(workdir)
     config = configs.build(meta["config"])
     head, head_values = meta.get("head", config.objective), meta.get("head_config")
