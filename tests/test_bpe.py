@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,23 @@ def broken_json(values: dict, **changed) -> bytes:
         ({"vocab": ["a"]}, "no byte-level BPE"),
         ({"added_tokens": []}, r"no piece \[MASK\]"),
         ({"added_tokens": [{"content": "x"}]}, "added tokens are not written as"),
+        ({"added_tokens": [{"id": [1], "content": "x"}]}, "added tokens are not written as"),
+        ({"added_tokens": [{"id": 7, "content": "x"}, {"id": 7, "content": "y"}]}, "two added tokens have id 7"),
+        ({"added_tokens": [5]}, "added tokens are not written as"),
+        ({"added_tokens": "x"}, "added_tokens='x' must be a list"),
+        ({"added_tokens": 5}, "added_tokens=5 must be a list"),
+        ({"added_tokens": [{"id": 10**9, "content": "[MASK]"}]}, "id 1000000000 is too large for 501 pieces"),
+        ({"model": "BPE"}, "model='BPE' must be a JSON object"),
+        ({"model": ["BPE"]}, r"model=\['BPE'\] must be a JSON object"),
+        ({"type": "WordPiece"}, "no byte-level BPE"),
+        ({"pre_tokenizer": "ByteLevel"}, "pre_tokenizer='ByteLevel' must be a JSON object"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "use_regex": "x"}}, "use_regex='x' must be true or false"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": "x"}}, "add_prefix_space='x' must be true or"),
+        ({"merges": None}, "merges=None must be a list"),
+        ({"merges": 5}, "merges=5 must be a list"),
+        ({"merges": [5]}, "the merge 5 is no pair of pieces"),
+        ({"merges": [["a", ["b"]]]}, r"the merge \['a', \['b'\]\] is no pair of pieces"),
+        ({"merges": [["a"]], "added_tokens": [{"id": 500, "content": "[MASK]"}]}, "the merge 'a' is not made of"),
     ],
 )
 def test_a_tokenizer_json_of_another_kind_is_refused(library, changed, reason, tmp_path):
@@ -248,6 +266,12 @@ def test_a_tokenizer_json_of_another_kind_is_refused(library, changed, reason, t
         ("vocab.json", b"[]", r"vocab\.json holds no JSON object"),
         ("vocab.json", b'{"a": 0, "b": 0}', "not distinct numbers"),
         ("vocab.json", b'{"a": 0, "b": "1"}', "not distinct numbers"),
+        ("vocab.json", b'{"a": 0, "b": true}', "not distinct numbers"),
+        ("vocab.json", b'{"a": 0, "b": -1}', "not distinct numbers"),
+        ("vocab.json", b'{"a": 0, "b": 1e0}', "not distinct numbers"),
+        ("vocab.json", b'{"a": 0, "b": 1, "a": 2}', r"vocab\.json is not JSON: it has 'a' twice"),
+        ("vocab.json", b'{"a": 0, "b": 1000000000}', "id 1000000000 is too large for 2 pieces"),
+        ("vocab.json", b'{"a": 0, "\\ud800": 1}', "a piece holds a lone surrogate"),
         ("vocab.json", b'{"a": 0}', r"no piece \[PAD\]"),
         ("merges.txt", b"\xff", r"merges\.txt is not UTF-8"),
         ("merges.txt", b"k k k\n", "the merge 'k k k' is not made of pieces"),
@@ -259,3 +283,72 @@ def test_broken_files_are_refused_by_name(directory, tmp_path, name, content, re
         (tmp_path / file).write_bytes(content if file == name else (directory / file).read_bytes())
     with pytest.raises(Refused, match=reason):
         load_tokenizer(tmp_path)
+
+
+WRONG = (None, True, 5, -1, 1.5, 10**9, float("inf"), "x", "\ud800", "", [], [5], [["a"]], {}, {"x": 5}, [{"id": 7}])
+
+
+def places(values: dict | list, deep: int = 4) -> Iterator[tuple[dict | list, str | int]]:
+    """Each place of a JSON value as (container, key); of an object or a list with many, the first and the last."""
+    keys = list(values) if isinstance(values, dict) else list(range(len(values)))
+    for key in keys if len(keys) < 20 else (keys[0], keys[-1]):
+        yield values, key
+        if deep and isinstance(values[key], dict | list):
+            yield from places(values[key], deep - 1)
+
+
+def test_any_field_of_a_tokenizer_json_may_be_wrong(library, tmp_path):
+    values = json.loads(library.to_str())
+    values["added_tokens"].append(values["added_tokens"][0] | {"id": 500, "content": "[MASK]"})
+    tried = [0, 0]
+    for container, key in places(values):
+        right = container[key]
+        for wrong in WRONG:
+            container[key] = wrong
+            (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+            tried[works_or_is_refused(tmp_path)] += 1
+        container[key] = right
+    assert min(tried) > 50
+
+
+def works_or_is_refused(directory: Path) -> bool:
+    try:
+        tokenizer = load_tokenizer(directory)
+    except Refused as error:
+        assert str(directory) in str(error) and len(str(error)) < 500
+        return False
+    assert tokenizer.encode("ka te [MASK]").ids[0] == tokenizer.cls_id
+    return True
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_files_with_damaged_bytes_work_or_are_refused(directory, tmp_path, name):
+    rng = np.random.default_rng(0)
+    for file in ("vocab.json", "merges.txt"):
+        (tmp_path / file).write_bytes((directory / file).read_bytes())
+    content = (directory / name).read_bytes()
+    for _ in range(200):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(len(content), size=2)] = rng.integers(256, size=2)
+        (tmp_path / name).write_bytes(damaged.tobytes())
+        works_or_is_refused(tmp_path)
+
+
+def test_the_largest_id_may_leave_some_free(directory, tmp_path):
+    vocab = json.loads((directory / "vocab.json").read_text())
+    (tmp_path / "merges.txt").write_bytes((directory / "merges.txt").read_bytes())
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab | {"[MASK]": 2 * len(vocab) + 999}))
+    assert load_tokenizer(tmp_path).size == 2 * len(vocab) + 1000
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab | {"[MASK]": 2 * len(vocab) + 1000}))
+    with pytest.raises(Refused, match="id 2002 is too large for 501 pieces"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("added", [[], ["<ent>"]])
+def test_a_lone_surrogate_is_no_text(tokenizer, added):
+    changed = tokenizer.with_added_tokens(added)
+    calls = (changed.ids, changed.encode, changed.encode_masked)
+    for call in (*calls, lambda text: changed.ids_of(["ka", text]), lambda text: changed.encode("ka", text)):
+        for text in ("a\ud800b", "a\udc80", "x\ud83d [MASK]"):
+            with pytest.raises(ValueError, match="text holds a lone surrogate, which is no character: place 1"):
+                call(text)

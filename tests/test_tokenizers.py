@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import SentencePieceTokenizer, find_tokenizer, load_tokenizer
+from deberta_jax.tokenizers.hf_json import write_tokenizer_json
 from deberta_jax.tokenizers.train import SENTENCE_CHARACTERS, sentences, train_unigram
 from deberta_jax.tools import train_tokenizer
 
@@ -206,6 +208,62 @@ def test_a_broken_model_is_refused_by_name(spm_dir, tmp_path):
             load_tokenizer(tmp_path / "broken.model")
 
 
+def without_charsmap(model: bytes) -> bytes:
+    """The model without its table of normalisation, nine tenths of its bytes, so that flips meet the pieces."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto.normalizer_spec.ClearField("precompiled_charsmap")
+    return proto.SerializeToString()
+
+
+def use(tokenizer: SentencePieceTokenizer) -> None:
+    for text in ("", "ka te", "日本 ﬁ [MASK]x\n<0x41>"):
+        tokenizer.decode(tokenizer.encode(text).ids)
+        tokenizer.decode(tokenizer.encode_masked(text))
+        assert tokenizer.ids_of([text]) == [tokenizer.ids(text)]
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("flips", [1, 3])
+def test_a_model_with_damaged_bytes_works_or_is_refused(spm_dir, tmp_path, small, flips):
+    model = (spm_dir / "spm.model").read_bytes()
+    model = without_charsmap(model) if small else model
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = np.frombuffer(model, np.uint8).copy()
+        damaged[rng.integers(len(model), size=flips)] = rng.integers(256, size=flips)
+        (tmp_path / "spm.model").write_bytes(damaged.tobytes())
+        try:
+            use(load_tokenizer(tmp_path))
+        except Refused as error:
+            assert str(error).startswith(f"{tmp_path}/spm.model is not a sentencepiece model: ")
+            refused += 1
+    assert 0 < refused < 150
+
+
+@pytest.mark.parametrize(
+    ("piece", "kind", "reason"),
+    [(b"\xff", 1, "piece 4 is not UTF-8"), (b"a", 3, "no unknown piece"), (b"a", 2, "INTERNAL: unk is already")],
+)
+def test_what_is_wrong_with_a_model_is_said(spm_dir, tmp_path, piece, kind, reason):
+    proto = sentencepiece_model_pb2.ModelProto.FromString((spm_dir / "spm.model").read_bytes())
+    proto.pieces[3].type = kind if kind == 3 else 2
+    proto.pieces[4].piece, proto.pieces[4].type = "zz", kind
+    model = proto.SerializeToString().replace(b"\x0a\x02zz", b"\x0a\x02" + 2 * piece)
+    (tmp_path / "spm.model").write_bytes(model)
+    with pytest.raises(Refused, match=rf"spm\.model is not a sentencepiece model: .*{reason}"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_table_of_normalisation_is_not_exported(spm_dir, tmp_path):
+    proto = sentencepiece_model_pb2.ModelProto.FromString((spm_dir / "spm.model").read_bytes())
+    table = proto.normalizer_spec.precompiled_charsmap
+    proto.normalizer_spec.precompiled_charsmap = table[:-2] + b"\xff\0"
+    tokenizer = SentencePieceTokenizer(proto.SerializeToString())
+    with pytest.raises(Refused, match="the model's table of normalisation is damaged: 'utf-8' codec"):
+        write_tokenizer_json(tokenizer, tmp_path)
+
+
 def test_training_twice_gives_the_same_bytes(documents):
     for settings in (SETTINGS, SETTINGS | {"max_sentences": 101}):
         assert train_unigram(documents, **settings) == train_unigram(documents, **settings)
@@ -280,5 +338,9 @@ def test_beside_weights_there_may_be_no_tokenizer_or_only_one_that_is_not_read(s
     assert find_tokenizer(tmp_path) is None
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": []}}')
     assert find_tokenizer(tmp_path) is None
+    for content in ('{"model": "Unigram"}', "[" * 100_000):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(Refused, match=rf"^{tmp_path}/tokenizer\.json"):
+            find_tokenizer(tmp_path)
     (tmp_path / "spm.model").write_bytes((spm_dir / "spm.model").read_bytes())
     assert find_tokenizer(tmp_path).fingerprint == load_tokenizer(spm_dir).fingerprint

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deberta_jax.errors import Refused
-from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
+from deberta_jax.tokenizers import SentencePieceTokenizer, find_tokenizer, load_tokenizer
 from deberta_jax.tokenizers.added_tokens import finder, stretches
 from deberta_jax.tokenizers.chunks import lower_case, punctuation_chunks
 
@@ -106,6 +106,7 @@ def test_added_tokens_follow_the_others_and_are_never_split(plain):
         (["<a>", ""], "added token '' is empty"),
         ([" "], "is empty"),
         (["<a>", "<a>"], "'<a>' is given twice"),
+        (["<a>", "\ud800"], r"added token '\\ud800' holds a lone surrogate"),
         (["[MASK]"], r"'\[MASK\]' exists: it is id 600"),
         (["[CLS]"], r"'\[CLS\]' exists: it is id 1"),
     ],
@@ -172,6 +173,14 @@ def test_files_of_transformers_are_understood(model, plain, tmp_path):
         ({"added_tokens_decoder": {"100": {"content": "<a>"}}}, "'<a>' has id 100, which is"),
         ({"added_tokens_decoder": {"601": {"content": "<a>", "lstrip": True}}}, "'<a>' has lstrip, which is not"),
         ({"added_tokens_decoder": {"601": "<a>"}}, "not written as in Hugging Face's files"),
+        ({"added_tokens_decoder": {"601": {"content": 5}}}, "not written as in Hugging Face's files"),
+        ({"added_tokens_decoder": {"601": {"content": "\ud800"}}}, "not written as in Hugging Face's files"),
+        ({"added_tokens_decoder": {"-1": {"content": "<a>"}}}, "not written as in Hugging Face's files"),
+        ({"added_tokens_decoder": {"9" * 5000: {"content": "<a>"}}}, "not written as in Hugging Face's files"),
+        ({"added_tokens_decoder": {"601": {"content": "<a>"}, "0601": {"content": "<b>"}}}, "two .* have id 601"),
+        ({"added_tokens_decoder": {"601": {"content": ""}}}, r"tokenizer_config\.json: added token '' is empty"),
+        ({"added_tokens_decoder": [5]}, r"added_tokens_decoder=\[5\] must be a JSON object"),
+        ({"do_lower_case": ["y" * 1000] * 100}, r"do_lower_case=\['yyyyyyyy.{1,500} must be true or false$"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(model, tmp_path, values, reason):
@@ -180,6 +189,79 @@ def test_options_that_cannot_be_followed_are_refused(model, tmp_path, values, re
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(Refused, match=r"tokenizer_config\.json is not JSON"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        ({"<a>": "601x"}, "the added tokens are not written as"),
+        ({"<a>": [601]}, "the added tokens are not written as"),
+        ({"<a>": 601.5}, "the added tokens are not written as"),
+        ({"<a>": True}, "the added tokens are not written as"),
+        ({"<a>": -1}, "the added tokens are not written as"),
+        ({"<a>": float("inf")}, "the added tokens are not written as"),
+        ({"<a>": 601, "<b>": 601}, "two added tokens have id 601"),
+        ({"<a>": 10**9}, r"added tokens have ids \[1000000000\]"),
+    ],
+)
+def test_added_tokens_without_proper_ids_are_refused(model, tmp_path, tokens, reason):
+    with pytest.raises(Refused, match=rf"added_tokens\.json: {reason}"):
+        load_with(tmp_path, model, added_tokens=tokens)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "vocab.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": 1, "b": 2, "a": 1}', b"\xff{"])
+def test_what_is_no_proper_json_is_refused(model, tmp_path, name, content):
+    if name in ("tokenizer_config.json", "added_tokens.json"):
+        (tmp_path / "spm.model").write_bytes(model)
+    (tmp_path / "merges.txt").write_bytes(b"")
+    (tmp_path / name).write_bytes(content)
+    reason = "it has 'a' twice" if content.endswith(b"}") else ""
+    with pytest.raises(Refused, match=rf"^{tmp_path}.*{name} is not JSON: .*{reason}$"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "spm.model",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "added_tokens.json",
+        "tokenizer_settings.json",
+    ],
+)
+@pytest.mark.parametrize("kind", ["directory", "loop", "unreadable"])
+def test_a_file_that_cannot_be_read_is_refused_by_name(model, tmp_path, name, kind):
+    needed = {"vocab.json": "merges.txt", "merges.txt": "vocab.json"}.get(name, "spm.model")
+    if name not in ("tokenizer.json", needed):
+        (tmp_path / needed).write_bytes(model if needed == "spm.model" else b"{}")
+    file = tmp_path / name
+    if kind == "directory":
+        file.mkdir()
+    elif kind == "loop":
+        file.symlink_to(file)
+    else:
+        if not Path("/proc/self/mem").exists():
+            pytest.skip("needs a file that even root cannot read")
+        file.symlink_to("/proc/self/mem")
+    reason = {"directory": "Is a directory", "loop": "Too many levels of symbolic links"}.get(kind, "")
+    for load in (load_tokenizer, find_tokenizer):
+        with pytest.raises(Refused, match=rf"{file} cannot be read: {reason}"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_lower_case": True, "split_by_punct": True}, {"added": ["<ent>"]}])
+def test_a_lone_surrogate_is_no_text(model, options):
+    tokenizer = SentencePieceTokenizer(model, **options)
+    calls = (tokenizer.ids, tokenizer.encode, tokenizer.encode_masked)
+    for call in (*calls, lambda text: tokenizer.ids_of(["ka", text]), lambda text: tokenizer.encode("ka", text)):
+        for text in ("a\ud800b", "a\udc80", "x\ud83d [MASK]"):
+            with pytest.raises(ValueError, match="text holds a lone surrogate, which is no character: place 1"):
+                call(text)
+    assert tokenizer.ids_of(text for text in ("ka", "te")) == [tokenizer.ids("ka"), tokenizer.ids("te")]
 
 
 def test_a_directory_is_read_by_what_it_holds(model, plain, tmp_path):

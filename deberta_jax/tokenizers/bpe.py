@@ -7,6 +7,7 @@ transformers 5 writes a second [SEP] between the texts.
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import tokenizers
 
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers.interface import SPECIAL_ROLES, Pieces, Tokenizer
-from deberta_jax.tokenizers.options import read_object, tokens_by_id
+from deberta_jax.tokenizers.options import is_unicode, read_object, section, shown, switch, tokens_by_id
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
@@ -22,6 +23,9 @@ JSON_FILE = "tokenizer.json"
 SPECIALS = {role: f"[{role.upper()}]" for role in SPECIAL_ROLES}
 # The first characters of pieces that begin with white space, as byte-level BPE spells bytes: "Ġ" is the space.
 SPACES = tuple("ĠĉĊċČč")
+# Ids may have gaps, but each id below the largest becomes a name here and a row of the embedding: with more free ids
+# than pieces and these, the file is damaged, and a single digit too many would take all memory.
+MOST_FREE_IDS = 1000
 PLAIN_MODEL = {  # fields of a tokenizer.json that change ids, and the only values that are known here
     "dropout": (None, 0.0),
     "continuing_subword_prefix": (None, ""),
@@ -51,10 +55,9 @@ def read_definition(files: Mapping[str, bytes]) -> Definition:
     return definition
 
 
-def is_unigram(tokenizer_json: bytes) -> bool:
-    """Whether a tokenizer.json holds a Unigram model, as SentencePiece's are."""
-    model = read_object(JSON_FILE, tokenizer_json).get("model") or {}
-    return model.get("type") == "Unigram"
+def is_unigram(where: str | Path, tokenizer_json: bytes) -> bool:
+    """Whether a tokenizer.json holds a Unigram model, as SentencePiece's are. Raises Refused for what is none."""
+    return section(where, read_object(where, tokenizer_json), "model").get("type") == "Unigram"
 
 
 def _merge_lines(content: bytes) -> list[str]:
@@ -66,24 +69,42 @@ def _merge_lines(content: bytes) -> list[str]:
 
 
 def _from_json(values: dict[str, Any]) -> Definition:
-    model, cutter = values.get("model") or {}, values.get("pre_tokenizer") or {}
-    if model.get("type", "BPE") == "Unigram":
+    model, cutter = section(JSON_FILE, values, "model"), section(JSON_FILE, values, "pre_tokenizer")
+    kind = model.get("type", "BPE")
+    if kind == "Unigram":
         raise Refused(f"{JSON_FILE} holds a Unigram model; ids are read from the spm.model it was made of")
-    is_bpe = isinstance(model.get("vocab"), dict) and "merges" in model
+    is_bpe = kind == "BPE" and isinstance(model.get("vocab"), dict) and "merges" in model
     if not is_bpe or cutter.get("type") != "ByteLevel" or values.get("normalizer"):
         raise Refused(f"{JSON_FILE} holds no byte-level BPE without normalisation")
     for field, known in PLAIN_MODEL.items():
         if model.get(field) not in known:
-            raise Refused(f"{JSON_FILE}: {field}={model[field]!r} is not supported")
-    if not cutter.get("use_regex", True):
+            raise Refused(f"{JSON_FILE}: {field}={shown(model[field])} is not supported")
+    if not switch(JSON_FILE, cutter, "use_regex", otherwise=True):
         raise Refused(f"{JSON_FILE}: use_regex=False is not supported")
-    added = tokens_by_id(JSON_FILE, {token.get("id"): token for token in values.get("added_tokens") or ()})
+    added = _added(values.get("added_tokens"))
     named = {token["content"]: index for index, token in added.items() if token["content"] in SPECIALS.values()}
-    return Definition(model["vocab"] | named, _pairs(model["merges"]), cutter.get("add_prefix_space", False), added)
+    prefix = switch(JSON_FILE, cutter, "add_prefix_space", otherwise=False)
+    return Definition(model["vocab"] | named, _pairs(model["merges"]), prefix, added)
 
 
-def _pairs(merges: Sequence[str | Sequence[str]]) -> list[tuple[str, str]]:
-    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+def _added(tokens: Any) -> dict[int, dict[str, Any]]:
+    """The list of added tokens in a tokenizer.json, by id."""
+    if not isinstance(tokens, list | None):
+        raise Refused(f"{JSON_FILE}: added_tokens={shown(tokens)} must be a list")
+    return tokens_by_id(
+        JSON_FILE, ((token.get("id"), token) if isinstance(token, dict) else (None, token) for token in tokens or ())
+    )
+
+
+def _pairs(merges: Any) -> list[tuple[str, ...]]:
+    """Merges, "a b" or ["a", "b"], as tuples; `_check` wants two pieces in each. Raises Refused for no strings."""
+    if not isinstance(merges, list):
+        raise Refused(f"{JSON_FILE}: merges={shown(merges)} must be a list")
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    for pair in pairs:
+        if not isinstance(pair, list) or not all(isinstance(piece, str) for piece in pair):
+            raise Refused(f"{JSON_FILE}: the merge {shown(pair)} is no pair of pieces")
+    return [tuple(pair) for pair in pairs]
 
 
 def _check(definition: Definition, where: str) -> None:
@@ -91,12 +112,16 @@ def _check(definition: Definition, where: str) -> None:
     ids = list(definition.vocab.values())
     if not all(type(index) is int and index >= 0 for index in ids) or len(set(ids)) != len(ids):
         raise Refused(f"{where}: the ids of the pieces are not distinct numbers")
+    if ids and max(ids) >= 2 * len(ids) + MOST_FREE_IDS:
+        raise Refused(f"{where}: id {shown(max(ids))} is too large for {len(ids)} pieces")
+    if not is_unicode("".join(definition.vocab)):
+        raise Refused(f"{where}: a piece holds a lone surrogate, which is no character")
     for name in SPECIALS.values():
         if name not in definition.vocab:
             raise Refused(f"{where}: no piece {name}")
     for pair in definition.merges:
         if len(pair) != 2 or not {*pair, "".join(pair)} <= definition.vocab.keys():
-            raise Refused(f"{where}: the merge {' '.join(pair)!r} is not made of pieces of the vocabulary")
+            raise Refused(f"{where}: the merge {shown(' '.join(pair))} is not made of pieces of the vocabulary")
 
 
 def read_pieces(definition: Definition) -> Pieces:

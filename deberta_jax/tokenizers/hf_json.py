@@ -11,6 +11,7 @@ Two things differ on purpose or by nature:
 """
 
 import json
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def write_tokenizer_json(tokenizer: Tokenizer, directory: str | Path) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json for transformers.
 
     `load_tokenizer` reads options and added tokens from the same tokenizer_config.json, so this may follow
-    `save_vocabulary` into one directory. Raises Refused for a sentencepiece model that is no unigram model, or whose
-    white space the format cannot express.
+    `save_vocabulary` into one directory. Raises Refused for a sentencepiece model that is no unigram model, whose white
+    space the format cannot express, or whose table of normalisation is damaged.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,10 @@ def _unigram(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
         raise Refused("split_by_punct: tokenizer.json needs a model whose pieces have spaces at their beginning only")
     unk = next(i for i, p in enumerate(proto.pieces) if p.type == _TYPES.UNKNOWN)
     library = tokenizers.Tokenizer(models.Unigram(scored_pieces(proto), unk, trainer.byte_fallback))
-    library.normalizer = sentencepiece_normalizer(proto, **tokenizer.options)
+    try:
+        library.normalizer = sentencepiece_normalizer(proto, **tokenizer.options)
+    except (IndexError, UnicodeDecodeError, struct.error) as error:  # sentencepiece looks at the rules it uses only
+        raise Refused(f"the model's table of normalisation is damaged: {error}") from error
     library.pre_tokenizer = _pre_tokenizer(proto, splits_words)
     spaces = [decoders.Replace(WORD_START, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     library.decoder = decoders.Sequence(spaces)

@@ -14,8 +14,9 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from deberta_jax.errors import Refused
 from deberta_jax.tokenizers.added_tokens import check_added, finder, stretches
-from deberta_jax.tokenizers.options import listed_token, write_config
+from deberta_jax.tokenizers.options import is_unicode, listed_token, shown, write_config
 
 SETTINGS_FILE = "tokenizer_settings.json"
 SPECIAL_ROLES = ("pad", "cls", "sep", "unk", "mask")
@@ -49,6 +50,14 @@ def fingerprint(files: Mapping[str, bytes], options: Mapping[str, bool], added: 
     return hashlib.sha256(json.dumps([digests, extras], sort_keys=True).encode()).hexdigest()
 
 
+def check_unicode(text: str) -> None:
+    """Raises ValueError for a lone surrogate, which no bytes spell: the libraries end in errors of many kinds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text holds a lone surrogate, which is no character: place {error.start}") from error
+
+
 class Tokenizer(abc.ABC):
     """A model's pieces with DeBERTa's special tokens, and tokens that were added to them.
 
@@ -58,6 +67,8 @@ class Tokenizer(abc.ABC):
     tokens do. `files` are the bytes of the files that define the model, by name; `settings` those of the settings file
     beside them, b"" without one; `options` what tokenizer_config.json may switch on; `added` the added tokens.
     `fingerprint` is the sha256 of all that decides about ids (of the model file alone when nothing was added).
+
+    `ids`, `ids_of`, `encode` and `encode_masked` raise ValueError for a text that holds a lone surrogate.
     """
 
     def __init__(
@@ -69,6 +80,8 @@ class Tokenizer(abc.ABC):
         added: Sequence[str],
     ):
         check_added(added, pieces.names)
+        if wrong := [token for token in added if not is_unicode(token)]:
+            raise Refused(f"added token {shown(wrong[0])} holds a lone surrogate, which is no character")
         self.files, self.settings, self.options, self.added = dict(files), settings, dict(options), tuple(added)
         self.fingerprint = fingerprint(files, options, added)
         self._names = [*pieces.names, *added]
@@ -97,7 +110,8 @@ class Tokenizer(abc.ABC):
         """A tokenizer that also has `tokens`, with the ids from `size` on, in this order.
 
         They are found in a text before it is encoded, the longest first, and never split; the text on either side is
-        encoded as a text of its own. Raises Refused for a token that is empty, given twice or there already.
+        encoded as a text of its own. Raises Refused for a token that is empty, given twice or there already, or holds
+        a lone surrogate.
         """
 
     def ids(self, text: str) -> list[int]:
@@ -109,6 +123,7 @@ class Tokenizer(abc.ABC):
         return [self.ids(text) for text in texts]
 
     def _ids(self, text: str, continues: bool) -> list[int]:
+        check_unicode(text)
         if self._finder is None:
             return self._stretch_ids(text, continues)
         ids: list[int] = []
@@ -134,6 +149,7 @@ class Tokenizer(abc.ABC):
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
+        check_unicode(text)
         for start, part in stretches(text, self._finder):
             added = self._added_ids.get(part)
             part_ids, spans = self._stretch_tokens(part) if added is None else ([added], [(0, len(part))])
@@ -147,6 +163,7 @@ class Tokenizer(abc.ABC):
         A mask stands for a word with the space before it. What follows a mask without a space ("[MASK].") continues
         its word: it gets no mark of a word's start.
         """
+        check_unicode(text)  # as a whole: the message counts from its beginning
         first, *others = text.split("[MASK]")
         ids = [self.cls_id, *self._ids(first.rstrip() if others else first, continues=False)]
         for number, part in enumerate(others, 1):

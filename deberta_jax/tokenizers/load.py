@@ -1,7 +1,8 @@
 """Reading a tokenizer from what a directory holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -15,8 +16,18 @@ from deberta_jax.tokenizers.bpe import (
     read_definition,
 )
 from deberta_jax.tokenizers.interface import SETTINGS_FILE, Tokenizer
-from deberta_jax.tokenizers.options import CONFIG_FILE, Options, read_options, tokens_beyond
+from deberta_jax.tokenizers.options import (
+    ADDED_FILE,
+    CONFIG_FILE,
+    Options,
+    is_there,
+    read_file,
+    read_options,
+    tokens_beyond,
+)
 from deberta_jax.tokenizers.spm import MODEL_FILE, SentencePieceTokenizer
+
+AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -27,12 +38,12 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     the kind, or what is there cannot be read.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise Refused(f"no tokenizer: {path} does not exist")
     directory = path if path.is_dir() else path.parent
     found = defining_files(path) if path.is_dir() else _beside(path)
     settings = directory / SETTINGS_FILE
-    settings_bytes = settings.read_bytes() if settings.is_file() else b""
+    settings_bytes = read_file(settings) if is_there(settings) else b""
     options = read_options(directory)
     if found[0].name in (VOCAB_FILE, JSON_FILE):
         return _bpe(found, settings_bytes, options)
@@ -43,11 +54,13 @@ def find_tokenizer(directory: Path) -> Tokenizer | None:
     """The tokenizer beside a model's weights, None where there is none to be read.
 
     A Unigram tokenizer.json alone is none: transformers 5 writes it for v2 and v3 without the model's normalisation.
+    Raises Refused as load_tokenizer does.
     """
     named = (directory / MODEL_FILE, directory / VOCAB_FILE, directory / JSON_FILE)
-    if not any(path.is_file() for path in named) and not any(directory.glob("*.model")):
+    if not any(map(is_there, named)) and not any(directory.glob("*.model")):
         return None
-    if defining_files(directory)[0].name == JSON_FILE and is_unigram((directory / JSON_FILE).read_bytes()):
+    first = defining_files(directory)[0]
+    if first.name == JSON_FILE and is_unigram(first, read_file(first)):
         return None
     return load_tokenizer(directory)
 
@@ -61,9 +74,12 @@ def defining_files(directory: Path) -> list[Path]:
         raise Refused(f"{directory} holds {', '.join(p.name for p in models)} and no {MODEL_FILE}: name one of them")
     pair = [directory / VOCAB_FILE, directory / MERGES_FILE]
     for files in (models, pair, [directory / JSON_FILE]):
-        if files and all(file.is_file() for file in files):
+        if files and all(map(is_there, files)):
             return files
-    names = ", ".join(sorted(p.name for p in directory.iterdir())) or "nothing"
+    try:
+        names = ", ".join(sorted(p.name for p in directory.iterdir())) or "nothing"
+    except OSError as error:
+        raise Refused(f"{directory} cannot be read: {error.strerror}") from error
     looked_for = f"{MODEL_FILE}, another *.model, {VOCAB_FILE} with {MERGES_FILE}, {JSON_FILE}"
     raise Refused(f"no tokenizer in {directory}: looked for {looked_for}; it holds {names}")
 
@@ -77,29 +93,38 @@ def _beside(file: Path) -> list[Path]:
 def _sentencepiece(model: Path, settings: bytes, options: Options) -> SentencePieceTokenizer:
     switches = {name: value for name, value in options.switches.items() if name != "add_prefix_space"}
     try:  # add_prefix_space means nothing to sentencepiece, which has its own
-        tokenizer = SentencePieceTokenizer(model.read_bytes(), settings, **switches)
+        tokenizer = SentencePieceTokenizer(read_file(model), settings, **switches)
     except (DecodeError, RuntimeError) as error:  # no protocol buffer; one that sentencepiece cannot use
-        raise Refused(f"{model} is not a sentencepiece model") from error
-    names = [tokenizer.piece(index) for index in range(tokenizer.size)]
-    tokens = tokens_beyond(names, tokenizer.special_ids, options.tokens, model.parent / CONFIG_FILE)
-    return tokenizer.with_added_tokens(tokens) if tokens else tokenizer
+        raise Refused(f"{model} is not a sentencepiece model: {error}") from error
+    return _with_listed(tokenizer, options.tokens, _listing(model.parent))
 
 
 def _bpe(found: Sequence[Path], settings: bytes, options: Options) -> ByteLevelBPETokenizer:
     directory = found[0].parent
-    files = {path.name: _read(path) for path in found}
+    if missing := [path for path in found if not is_there(path)]:
+        raise Refused(f"no tokenizer: {missing[0]} does not exist")
+    files = {path.name: read_file(path) for path in found}
     try:
         definition = read_definition(files)
     except Refused as error:
         raise Refused(f"{directory}: {error}") from error
     prefix = options.switches.get("add_prefix_space", definition.add_prefix_space)
     tokenizer = ByteLevelBPETokenizer(files, settings, add_prefix_space=prefix)
+    where = _listing(directory, JSON_FILE) if definition.added else _listing(directory)
+    return _with_listed(tokenizer, definition.added | options.tokens, where)
+
+
+def _listing(directory: Path, *files: str) -> str:
+    """The files of a directory that may list added tokens, for a message; `files` are such files too."""
+    there = [name for name in (ADDED_FILE, CONFIG_FILE) if is_there(directory / name)]
+    return f"{directory}: {' and '.join([*files, *there])}"
+
+
+def _with_listed(tokenizer: AnyTokenizer, tokens: Mapping[int, Mapping[str, Any]], where: str) -> AnyTokenizer:
+    """The tokenizer with those of the listed tokens that follow its own. Raises Refused for wrong ones."""
     names = [tokenizer.piece(index) for index in range(tokenizer.size)]
-    tokens = tokens_beyond(names, tokenizer.special_ids, definition.added | options.tokens, directory / CONFIG_FILE)
-    return tokenizer.with_added_tokens(tokens) if tokens else tokenizer
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise Refused(f"no tokenizer: {path} does not exist")
-    return path.read_bytes()
+    beyond = tokens_beyond(names, tokenizer.special_ids, tokens, where)
+    try:
+        return tokenizer.with_added_tokens(beyond) if beyond else tokenizer
+    except Refused as error:
+        raise Refused(f"{where}: {error}") from error

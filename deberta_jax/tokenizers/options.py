@@ -6,7 +6,9 @@ and are not looked at.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from deberta_jax.errors import Refused
 CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"  # where transformers 4 wrote the ids of added tokens before it used CONFIG_FILE
 SWITCHES = ("do_lower_case", "split_by_punct", "add_prefix_space")
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,40 +31,117 @@ class Options:
 
 
 def read_options(directory: Path) -> Options:
-    """The options in the directory's files; empty ones without files. Raises Refused for a value of a wrong kind."""
-    path = directory / CONFIG_FILE
-    values = read_object(path, path.read_bytes()) if path.is_file() else {}
+    """The options in the directory's files; empty ones without files.
+
+    Raises Refused for a file that cannot be read and for a value of a wrong kind.
+    """
+    path, old = directory / CONFIG_FILE, directory / ADDED_FILE
+    values = _object_of(path)
     switches = {name: values[name] for name in SWITCHES if name in values}
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise Refused(f"{path}: {name}={value!r} must be true or false")
-    old = directory / ADDED_FILE
-    by_token = read_object(old, old.read_bytes()) if old.is_file() else {}
-    tokens = tokens_by_id(old, {index: {"content": token} for token, index in by_token.items()})
-    return Options(switches, tokens | tokens_by_id(path, values.get("added_tokens_decoder", {})))
+    for name in switches:
+        switch(path, values, name, otherwise=False)
+    tokens = tokens_by_id(old, [(index, {"content": token}) for token, index in _object_of(old).items()])
+    return Options(switches, tokens | tokens_by_id(path, section(path, values, "added_tokens_decoder").items()))
 
 
-def tokens_by_id(where: str | Path, tokens: Mapping[Any, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The tokens, each with its "content", by their ids as numbers. Raises Refused when they are something else."""
+def _object_of(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, an empty one without the file."""
+    return read_object(path, read_file(path)) if is_there(path) else {}
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or a directory has this name. Raises Refused where that cannot be found out."""
     try:
-        return {int(index): {**token, "content": token["content"] + ""} for index, token in tokens.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refused(f"{where}: the added tokens are not written as in Hugging Face's files") from error
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+    return True
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises Refused when it is a directory or cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+
+
+def switch(where: str | Path, values: Mapping[str, Any], name: str, *, otherwise: bool) -> bool:
+    """`values[name]`, or `otherwise` when it is not there. Raises Refused when it is neither true nor false."""
+    value = values.get(name, otherwise)
+    if not isinstance(value, bool):
+        raise Refused(f"{where}: {name}={shown(value)} must be true or false")
+    return value
+
+
+def section(where: str | Path, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object `values[name]`, an empty one when it is not there or null. Raises Refused for anything else."""
+    value = values.get(name)
+    if not isinstance(value, dict | None):
+        raise Refused(f"{where}: {name}={shown(value)} must be a JSON object")
+    return value or {}
+
+
+def shown(value: Any) -> str:
+    """A value that somebody else chose, for a message: escaped, and short however long or deep it is."""
+    return _short.repr(value)
+
+
+def tokens_by_id(where: str | Path, tokens: Iterable[tuple[Any, Any]]) -> dict[int, dict[str, Any]]:
+    """The tokens, each with its "content", by their ids as numbers.
+
+    Raises Refused when they are something else, or two have one id.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for written, token in tokens:
+        index, content = _id(written), token.get("content") if isinstance(token, dict) else None
+        if index is None or not isinstance(content, str) or not is_unicode(content):
+            raise Refused(f"{where}: the added tokens are not written as in Hugging Face's files")
+        if index in found:
+            raise Refused(f"{where}: two added tokens have id {index}")
+        found[index] = token
+    return found
+
+
+def _id(written: Any) -> int | None:
+    """An id, a number or the name of a field; None when it is none. No vocabulary has ids of more than 9 digits."""
+    if isinstance(written, str) and written.isascii() and written.isdecimal() and len(written) < 10:
+        return int(written)
+    return written if type(written) is int and written >= 0 else None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text holds no lone surrogate: JSON can spell one ("\\ud800"), but it is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_object(where: str | Path, content: bytes) -> dict[str, Any]:
-    """The JSON object in a file's bytes. Raises Refused when there is none."""
+    """The JSON object in a file's bytes. Raises Refused when there is none, or a name occurs twice in an object."""
     try:
-        values = json.loads(content)
-    except ValueError as error:
+        values = json.loads(content, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{where} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise Refused(f"{where} holds no JSON object")
     return values
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it has {shown(twice)} twice")
+    return values
+
+
 def tokens_beyond(
-    names: Sequence[str], special_ids: Sequence[int], tokens: Mapping[int, Mapping[str, Any]], where: Path
+    names: Sequence[str], special_ids: Sequence[int], tokens: Mapping[int, Mapping[str, Any]], where: str
 ) -> list[str]:
     """The texts of those `tokens` (by id) that follow the pieces `names`, in the order of their ids.
 
@@ -69,13 +151,13 @@ def tokens_beyond(
     new = {index: token for index, token in sorted(tokens.items()) if index >= len(names)}
     for index in sorted(tokens.keys() - new.keys() - set(special_ids)):
         if names[index] != tokens[index]["content"]:
-            listed = tokens[index]["content"]
-            raise Refused(f"{where}: added token {listed!r} has id {index}, which is {names[index]!r} in the model")
+            listed = shown(tokens[index]["content"])
+            raise Refused(f"{where}: added token {listed} has id {index}, which is {names[index]!r} in the model")
     if list(new) != list(range(len(names), len(names) + len(new))):
-        raise Refused(f"{where}: added tokens have ids {list(new)}; the model's end at {len(names) - 1}")
+        raise Refused(f"{where}: added tokens have ids {shown(list(new))}; the model's end at {len(names) - 1}")
     for token in new.values():
         if flags := [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]:
-            raise Refused(f"{where}: added token {token['content']!r} has {flags[0]}, which is not supported")
+            raise Refused(f"{where}: added token {shown(token['content'])} has {flags[0]}, which is not supported")
     return [token["content"] for token in new.values()]
 
 

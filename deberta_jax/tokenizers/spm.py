@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from deberta_jax.tokenizers.chunks import is_punctuation, lower_case, punctuation_chunks
-from deberta_jax.tokenizers.interface import Pieces, Tokenizer
+from deberta_jax.tokenizers.interface import Pieces, Tokenizer, check_unicode
 
 MODEL_FILE = "spm.model"
 WORD_START = "▁"  # U+2581, written by sentencepiece for the space before a word
@@ -25,16 +25,21 @@ _TYPES = sentencepiece_model_pb2.ModelProto.SentencePiece
 def read_model(model: bytes) -> tuple[sentencepiece_model_pb2.ModelProto, Pieces]:
     """The model with its special pieces made control pieces, so that text cannot spell them, and its pieces.
 
-    Special tokens that the model lacks get the next ids. Raises DecodeError for what is not a model.
+    Special tokens that the model lacks get the next ids. Raises DecodeError for what is not a model, for a piece that
+    is not UTF-8, and when no piece is the unknown one.
     """
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(model)
     if not proto.pieces:
         raise DecodeError("no pieces")
     names = [p.piece for p in proto.pieces]
+    if damaged := [index for index, name in enumerate(names) if not isinstance(name, str)]:
+        raise DecodeError(f"piece {damaged[0]} is not UTF-8")  # protobuf hands out the bytes of such a string
     special = {role: _claim(proto, names, spellings) for role, spellings in SPECIALS.items()}
     types = np.full(len(names), _TYPES.CONTROL)
     types[: len(proto.pieces)] = [p.type for p in proto.pieces]
+    if not (types == _TYPES.UNKNOWN).any():
+        raise DecodeError("no unknown piece")
     special["unk"] = int(np.flatnonzero(types == _TYPES.UNKNOWN)[0])
     special_ids = np.flatnonzero(np.isin(types, (_TYPES.CONTROL, _TYPES.UNKNOWN)))
     starts_word = np.array([name.startswith(WORD_START) for name in names])
@@ -87,7 +92,10 @@ class SentencePieceTokenizer(Tokenizer):
         """`ids` of each text, in one call on one thread where nothing is done to a text before."""
         if self.added or any(self.options.values()):
             return super().ids_of(texts)
-        return self._processor.encode(list(texts), num_threads=1)
+        texts = list(texts)
+        for text in texts:
+            check_unicode(text)
+        return self._processor.encode(texts, num_threads=1)
 
     def _stretch_ids(self, text: str, continues: bool) -> list[int]:
         if self.options["do_lower_case"]:
