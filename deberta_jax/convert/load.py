@@ -67,17 +67,13 @@ def load_with_report(
     Raises Refused, in one line, for whatever does not fit: a missing or unused tensor that is not allowed, a shape, an
     unknown field, a tokenizer with more ids than the table has rows.
     """
-    permitted = _permissions(allow)
+    of_tensors, of_fields = _permissions(allow)
     _check_arguments(head, labels, vocab_size)
     source, weights = open_source(Path(path).expanduser())
     decoder, reason = _choose_decoder(source, decoder)
-    ignored = [pattern.removeprefix(FIELD) for pattern in permitted if pattern.startswith(FIELD)]
-    options = {"decoder": decoder, "clamp_distance": clamp_distance, "dtype": dtype, "ignored": ignored}
+    options = {"decoder": decoder, "clamp_distance": clamp_distance, "dtype": dtype, "ignored": of_fields}
     cfg, head_cfg = _configs(source, head, labels, **options)
-    tensors = len(source.shapes)
-    require(cfg.num_layers <= tensors, f"{path}: {cfg.num_layers} layers in config.json, {tensors} tensors in the file")
     table = names.tensors(cfg, head, outputs_of(head_cfg), source.names)
-    of_tensors = [pattern for pattern in permitted if not pattern.startswith(FIELD)]
     missing, unused = _differences(source, table, of_tensors, decoder)
     read = [tensor for tensor in table if tensor.theirs not in missing]
     _check_tensors(source, read, weights)
@@ -92,10 +88,13 @@ def load_with_report(
     return model, params, report
 
 
-def _permissions(allow: str | Sequence[str]) -> tuple[str, ...]:
+def _permissions(allow: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """(patterns of tensor names, names of fields of config.json)."""
     patterns = (allow,) if isinstance(allow, str) else tuple(allow or ())
     require(all(isinstance(pattern, str) for pattern in patterns), f"allow must be names or patterns, got {allow!r}")
-    return patterns
+    of_fields = [pattern for pattern in patterns if pattern.startswith(FIELD)]
+    of_tensors = [pattern for pattern in patterns if pattern not in of_fields]
+    return of_tensors, [pattern.removeprefix(FIELD) for pattern in of_fields]
 
 
 def _check_arguments(head: str, labels: Sequence[str] | None, vocab_size: int | None) -> None:
@@ -152,6 +151,8 @@ def _configs(
     """What config.json says about the model and its head."""
     try:
         cfg = hf_config.model_config(source.fields, split_projections=not source.names.fused, **options)
+        layers, tensors = cfg.num_layers, len(source.shapes)
+        require(layers <= tensors, f"{layers} layers in config.json, {tensors} tensors in the file")
         return cfg, hf_config.head_config(source.fields, head, labels) if head in WITH_LABELS else None
     except Refused as error:
         raise Refused(f"{source.path}: {error}") from error
