@@ -118,6 +118,7 @@ def export_workdir(workdir: Path, output: Path) -> None:
         raise Refused(f"{output} is not empty")
     step, meta = session.trained_step(workdir), session.trained_meta(workdir)
     config = configs.build(meta["config"])
+    # A run's own checkpoint names no head: it has its objective's.
     head, head_values = meta.get("head", config.objective), meta.get("head_config")
     head_cfg = HeadConfig(**head_values | {"labels": tuple(head_values["labels"])}) if head_values else None
     origin = str(workdir) if (workdir / ORIGIN).is_file() else ""
