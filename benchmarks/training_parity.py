@@ -34,11 +34,12 @@ from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import read_manifest
 from deberta_jax.flags import Arguments
 from deberta_jax.model.heads import SequenceClassifier
-from deberta_jax.objectives import OBJECTIVES, Objective
+from deberta_jax.objectives import OBJECTIVES, Lexicon, Objective
+from deberta_jax.objectives.base import WHOLE, Part
 from deberta_jax.ops.cross_entropy import cross_entropy
 from deberta_jax.tokenizers import load_tokenizer
 from deberta_jax.tools import prepare, train_tokenizer
-from deberta_jax.train.optimizer import make_optimizer, make_schedule
+from deberta_jax.train.optimizer import Optimizer, make_optimizer, make_schedule
 from deberta_jax.train.state import TrainState
 from deberta_jax.train.step import make_train_step
 
@@ -134,12 +135,13 @@ def label_of(batch: dict[str, np.ndarray]) -> np.ndarray:
 def our_losses(directory: Path, batches: list, head: str) -> Iterator[float]:
     """Losses of the package's training step."""
     model, params, _ = load_with_report(directory, head)
-    config = run_config({})
-    objective = OBJECTIVES["mlm"](model.cfg, 0) if head == "mlm" else classification(model)
-    tx, schedule = make_optimizer(config.optimizer), make_schedule(config.optimizer, STEPS)
-    step = jax.jit(make_train_step(objective, tx, schedule, seed=0, micro_batches=1))
+    config = dataclasses.replace(run_config({}), model=model.cfg)
+    nothing_special = Lexicon(top_id=0, size=model.cfg.vocab_size, special_ids=())
+    objective = OBJECTIVES["mlm"](config, nothing_special) if head == "mlm" else classification(model)
+    optimizer = Optimizer(make_optimizer(config.optimizer), make_schedule(config.optimizer, STEPS))
+    step = jax.jit(make_train_step(objective, {WHOLE: optimizer}, seed=0, micro_batches=1))
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(step=zero, skipped=zero, params=params, opt_state=tx.init(params))
+    state = TrainState(step=zero, skipped=zero, params=params, opt_state=optimizer.tx.init(params))
     for batch in batches:
         state, sums = step(state, batch | {"classes": label_of(batch)})
         total, weight = sums["loss"]
@@ -154,7 +156,7 @@ def classification(model: SequenceClassifier) -> Objective:
         logits_bc = model.apply({"params": params}, *inputs, deterministic=True)
         nll_b1, _ = cross_entropy(logits_bc[:, None], batch["classes"][:, None])
         total = nll_b1.sum()
-        return total / weights["rows"], {"loss": (total, weights["rows"])}
+        return total / weights["rows"], ({"loss": (total, weights["rows"])}, {})
 
     def rows(batch):
         return {"rows": jnp.float32(batch["classes"].shape[0])}
@@ -162,7 +164,17 @@ def classification(model: SequenceClassifier) -> Objective:
     def never(*_):
         raise NotImplementedError("the step alone runs here")
 
-    return Objective(init=never, weights=rows, loss=loss, evaluate=never, predict=never)
+    return Objective(
+        groups=(WHOLE,),
+        parts=(Part(loss, reaches=(WHOLE,)),),
+        joint=False,
+        init=never,
+        weights=rows,
+        evaluate=never,
+        predict=never,
+        summary=never,
+        conclusion=never,
+    )
 
 
 def their_losses(model, batches: list, head: str) -> Iterator[float]:

@@ -16,6 +16,7 @@ from deberta_jax.errors import Refused, nearest
 POSITION_TERMS = ("c2p", "p2c", "p2p")
 DTYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish", "tanh", "sigmoid", "linear")
+FRESH = "fresh"  # in place of a workdir: this model of a pair starts from random parameters
 VOCAB_MULTIPLE = 128  # table rows come in multiples of this: tiles of the matrix units, and divisible by any mesh axis
 
 
@@ -225,6 +226,26 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RTDConfig:
+    """Replaced token detection: the generator, and how it and the discriminator (Config.model) are trained."""
+
+    generator: ModelConfig
+    optimizer: OptimizerConfig  # the generator's; Config.optimizer is the discriminator's
+    generator_init_from: str  # workdir, "fresh", or "": as init_from, which must then be "" or hold a pair
+    scheme: str  # "decoupled": the discriminator's step follows the generator's; "joint": one loss
+    embedding_sharing: str  # none, shared, gdes; see objectives/embedding_sharing.py
+    loss_weight: float  # of the discriminator's loss; 50 in the paper, 10 in the released script
+    temperature: float  # of the generator's distribution that replacements are drawn from
+
+    def __post_init__(self):
+        require_choice("rtd.scheme", self.scheme, ("decoupled", "joint"))
+        require_choice("rtd.embedding_sharing", self.embedding_sharing, ("none", "shared", "gdes"))
+        for name in ("loss_weight", "temperature"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"rtd.{name} must be positive and finite, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Held-out evaluation while training."""
 
@@ -267,7 +288,7 @@ class Config:
     micro_batches: int  # gradient accumulation
     log_every: int
     max_bad_steps: int  # non-finite steps that are skipped before the run ends with exit code 4
-    init_from: str  # workdir whose parameters start this run; "" = fresh
+    init_from: str  # workdir whose parameters start this run; "" = fresh; of a pair: see RTDConfig
     profile_steps: tuple[int, ...]  # (first, end): trace these steps; () = none
     mesh: tuple[tuple[str, int], ...]  # (axis, size), slowest first; one size may be -1
     rules: tuple[tuple[str, Any], ...]  # (logical axis, mesh axis, tuple of them, or None)
@@ -276,9 +297,10 @@ class Config:
     optimizer: OptimizerConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig
+    rtd: RTDConfig | None  # of the objective "rtd", None for the others
 
     def __post_init__(self):
-        require_choice("objective", self.objective, ("mlm",))
+        require_choice("objective", self.objective, ("mlm", "rtd"))
         for name in ("steps", "batch_size", "micro_batches", "log_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
@@ -296,6 +318,43 @@ class Config:
             self.optimizer.warmup_steps <= self.steps,
             f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}",
         )
+        require(
+            (self.rtd is not None) == (self.objective == "rtd"),
+            f"objective {self.objective!r} with rtd {'set' if self.rtd else 'None'}; start from configs/rtd.py for 'rtd'",
+        )
+        if self.rtd is not None:
+            self._check_pair(self.rtd)
+
+    def _check_pair(self, rtd: RTDConfig):
+        generator, discriminator = rtd.generator, self.model
+        require(
+            discriminator.decoder == "none",
+            "model.decoder must be 'none': a discriminator predicts no masked tokens, rtd.generator does",
+        )
+        require(
+            rtd.optimizer.warmup_steps <= self.steps,
+            f"rtd.optimizer.warmup_steps {rtd.optimizer.warmup_steps} exceeds steps {self.steps}",
+        )
+        require(
+            bool(self.init_from) or not rtd.generator_init_from,
+            f"rtd.generator_init_from is set: name the discriminator in init_from too, or say {FRESH!r}",
+        )
+        require(
+            self.init_from != FRESH or bool(rtd.generator_init_from),
+            f"init_from is {FRESH!r}: name the generator in rtd.generator_init_from; '' for both starts both afresh",
+        )
+        same = ["vocab_size"]
+        if rtd.embedding_sharing != "none":
+            same.append("embedding_width")
+            both = generator.has_absolute_positions and discriminator.has_absolute_positions
+            same += ["max_position_embeddings"] if both else []
+        for name in same:
+            one, other = getattr(generator, name), getattr(discriminator, name)
+            require(
+                one == other,
+                f"rtd.generator.{name} is {one}, model.{name} {other}: models with embedding_sharing "
+                f"{rtd.embedding_sharing!r} must agree",
+            )
 
 
 def require(condition: bool, message: str) -> None:
@@ -331,15 +390,26 @@ def _dataclass(kind: type, values: Any, path: str) -> Any:
     hints = typing.get_type_hints(kind)
     for key in values:
         require(key in hints, f"config has no key {path + key!r}{nearest(key, hints)}")
+    absent = {key: None for key, hint in hints.items() if isinstance(hint, types.UnionType)}  # in older config.json
+    values = absent | values
     for key in hints:
         require(key in values, f"config lacks the key {path + key!r}")
-    return kind(**{key: _value(hint, values[key], path + key) for key, hint in hints.items()})
+    fields = {key: _value(hint, values[key], path + key) for key, hint in hints.items()}
+    try:
+        return kind(**fields)
+    except Refused as error:
+        if str(error).startswith(path.partition(".")[0]):
+            raise
+        raise Refused(f"{path.rstrip('.')}: {error}") from error  # a model that is a generator calls itself "model"
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
     """`value` as the type `hint`; 100000.0 is an int where it is whole, 1 is a float."""
     if hint is Any:
         return _frozen(value)
+    if isinstance(hint, types.UnionType):
+        (inner,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+        return None if value is None else _value(inner, value, path)
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, path + ".")
     if typing.get_origin(hint) is tuple:
@@ -350,7 +420,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    require(right, f"{path} expects {_name(hint)}, got {value!r}")
+    require(right, f"{path} expects {hint.__name__}, got {value!r}")
     return value
 
 
@@ -363,7 +433,3 @@ def _tuple(hints: tuple, value: Any, path: str) -> tuple:
 
 def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _name(hint: Any) -> str:
-    return str(hint) if isinstance(hint, types.UnionType) else hint.__name__

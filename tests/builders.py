@@ -10,11 +10,13 @@ from configs import base
 from deberta_jax import config
 from deberta_jax.config import Config, ModelConfig
 from deberta_jax.dist.axes import unboxed
+from deberta_jax.objectives import Lexicon
 
 # For jax.jit: a gradient of a tiny model runs for a millisecond and compiles for ten seconds, most of them in LLVM and
 # in the newer code generator.
 COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 VOCABULARY = 100  # not a multiple of 128: the word table has 28 rows that are no token
+LEXICON = Lexicon(top_id=7, size=VOCABULARY, special_ids=(0, 1, 2, 3, 4))
 
 
 def tiny_config(**changes: Any) -> Config:
@@ -72,4 +74,5 @@ def packed_batch(rows: int = 4, length: int = 24, predictions: int = 6, seed: in
         "labels": np.where(used, rng.integers(5, VOCABULARY, (rows, predictions)), 0).astype(np.int32),
         "weights": used.astype(np.float32),
         "rows": np.arange(rows, dtype=np.int32),
+        "examples": np.arange(rows, dtype=np.int32),
     }

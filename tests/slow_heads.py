@@ -14,13 +14,18 @@ import numpy as np
 from slow_deberta import ACTIVATIONS
 
 
-def replaced_token_logits(params: Any, activation: str, eps: float, x_ble: np.ndarray) -> np.ndarray:
-    """[b, l]: what the head says about each token, which it sees together with the first one."""
+def replaced_token_logits(
+    params: Any, activation: str, eps: float, x_ble: np.ndarray, document_bl: np.ndarray
+) -> np.ndarray:
+    """[b, l]: what the head says about each real token, which it sees together with the first of its document."""
     p = _float64(params)
     logits_bl = np.zeros(x_ble.shape[:2])
     for b, row_le in enumerate(np.asarray(x_ble, np.float64)):
         for i, x_e in enumerate(row_le):
-            y_e = _norm(p["norm"], eps, row_le[0] + x_e)
+            if not document_bl[b, i]:
+                continue
+            first = list(document_bl[b]).index(document_bl[b, i])
+            y_e = _norm(p["norm"], eps, row_le[first] + x_e)
             y_e = ACTIVATIONS[activation](_linear(p["dense"], y_e))
             logits_bl[b, i] = _linear(p["classifier"], y_e)[0]
     return logits_bl

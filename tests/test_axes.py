@@ -4,7 +4,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from builders import tiny_model
+from builders import LEXICON, tiny_config
 from configs import meshes
 from deberta_jax.dist import axes
 from deberta_jax.dist.mesh import make_mesh
@@ -105,7 +105,7 @@ def test_a_batch_that_nothing_splits_has_one_part():
 
 @pytest.fixture(scope="module")
 def boxed():
-    return jax.eval_shape(OBJECTIVES["mlm"](tiny_model(), 0).init, jax.random.key(0))
+    return jax.eval_shape(OBJECTIVES["mlm"](tiny_config(), LEXICON).init, jax.random.key(0))
 
 
 def test_every_parameter_names_all_its_axes(boxed):

@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
+from builders import COMPILE_FAST, LEXICON, packed_batch, scrambled, tiny_config
 from deberta_jax.objectives import OBJECTIVES
 
-TOP_ID = 7
-OBJECTIVE = OBJECTIVES["mlm"](tiny_model(), TOP_ID)
+TOP_ID = LEXICON.top_id
+OBJECTIVE = OBJECTIVES["mlm"](tiny_config(), LEXICON)
 evaluate = jax.jit(OBJECTIVE.evaluate, compiler_options=COMPILE_FAST)
 predict = jax.jit(OBJECTIVE.predict, static_argnums=2, compiler_options=COMPILE_FAST)
-loss_of = jax.jit(OBJECTIVE.loss, compiler_options=COMPILE_FAST)
+loss_of = jax.jit(OBJECTIVE.parts[0].loss, compiler_options=COMPILE_FAST)
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def test_training_drops_out_and_divides_by_the_weights_it_is_given():
     weights = OBJECTIVE.weights(batch)
     assert weights == {"mlm": batch["weights"].sum()}
     run = lambda seed, weights: jax.device_get(loss_of(params(), batch, jax.random.key(seed), weights))  # noqa: E731
-    (loss, sums), (other, _) = run(0, weights), run(1, weights)
+    (loss, (sums, _)), (other, _) = run(0, weights), run(1, weights)
     assert loss == pytest.approx(sums["loss"][0] / batch["weights"].sum(), rel=1e-6)
     assert loss != other
     half, _ = run(0, {"mlm": 2 * weights["mlm"]})

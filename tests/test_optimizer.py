@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from builders import tiny_config
+from builders import LEXICON, tiny_config
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import OBJECTIVES
 from deberta_jax.train.optimizer import decay_mask, make_optimizer, make_schedule, named_leaves
@@ -74,7 +74,7 @@ def test_a_run_may_be_warm_up_alone():
 @pytest.fixture(scope="module")
 def boxed():
     cfg = tiny_config()
-    return jax.eval_shape(OBJECTIVES["mlm"](cfg.model, 0).init, jax.random.key(0))
+    return jax.eval_shape(OBJECTIVES["mlm"](cfg, LEXICON).init, jax.random.key(0))
 
 
 def test_kernels_and_tables_are_decayed_biases_and_norms_are_not(boxed):

@@ -23,7 +23,9 @@ from deberta_jax.tokenizers import load_tokenizer
 from deberta_jax.tokenizers.train import train_unigram
 from deberta_jax.train import checkpoint, session
 from deberta_jax.train.build import build_run, resolve
+from deberta_jax.train.initial import starting_state
 from deberta_jax.train.loop import last_evaluated
+from deberta_jax.train.pretrain import lexicon_of
 from runs import finish, metrics, prepare_rows, tiny_config, tiny_flags
 
 STEPS = 150
@@ -132,16 +134,17 @@ def test_longer_rows_go_on_from_the_parameters_of_shorter_ones(trained, document
     assert first["loss"] < fresh["loss"] - 0.5  # before its first update it knows what the other run learned
 
 
-def starting_state(prepared: Path, workdir: Path, **changes):
+def state_at_start(prepared: Path, workdir: Path, **changes):
     """The state that a tiny run starts from."""
     manifest = read_manifest(prepared)
     config = resolve(tiny_config(prepared, **changes), [manifest], manifest.length)
-    run = build_run(config, manifest.top_id)
-    return session.starting_state(run, workdir, session.meta_of(config, [manifest]))
+    tokenizer = load_tokenizer(manifest.tokenizer_path)
+    run = build_run(config, lexicon_of(tokenizer, manifest.top_id))
+    return starting_state(run, workdir, session.meta_of(config, [manifest]))
 
 
 def test_init_from_takes_the_parameters_and_nothing_else(trained, prepared, tmp_path):
-    state = starting_state(prepared, tmp_path, init_from=trained, seed=5, eval__max_rows=0)
+    state = state_at_start(prepared, tmp_path, init_from=trained, seed=5, eval__max_rows=0)
     assert int(state.step) == int(state.skipped) == 0
     saved = checkpoint.restore_params(trained / "checkpoints", STEPS, jax.tree.map(as_shape, state.params))
     jax.tree.map(np.testing.assert_array_equal, state.params, saved)
@@ -165,12 +168,12 @@ def other_tokenizer(documents: list[str], tmp_path_factory) -> Path:
 
 def test_init_from_what_does_not_fit_is_refused(trained, prepared, documents, other_tokenizer, tmp_path):
     with pytest.raises(Refused, match="init_from: .*nowhere holds no complete checkpoint"):
-        starting_state(prepared, tmp_path, init_from=tmp_path / "nowhere")
+        state_at_start(prepared, tmp_path, init_from=tmp_path / "nowhere")
     with pytest.raises(Refused, match="has model.num_layers 2, the config says 4"):
-        starting_state(prepared, tmp_path, init_from=trained, model__num_layers=4)
+        state_at_start(prepared, tmp_path, init_from=trained, model__num_layers=4)
     prepare_rows(documents, other_tokenizer, tmp_path / "rows", length=32, holdout=0.1)
     with pytest.raises(Refused, match="init_from: .* was trained with another tokenizer than the data"):
-        starting_state(tmp_path / "rows", tmp_path, init_from=trained)
+        state_at_start(tmp_path / "rows", tmp_path, init_from=trained)
 
 
 def flip_a_shard_byte(rows: Path) -> str:

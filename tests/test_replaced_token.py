@@ -10,11 +10,13 @@ from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.model.replaced_token import ReplacedTokenDetector, ReplacedTokenHead
 
+ONE_DOCUMENT = np.ones((3, 10), np.int32)
+
 
 @functools.cache
 def head_and_params(**changes):
     head = ReplacedTokenHead(tiny_model(**changes))
-    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), jnp.ones((1, 4, 32)))["params"])
+    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), jnp.ones((1, 4, 32)), ONE_DOCUMENT[:1, :4])["params"])
     return head, scrambled(shapes)
 
 
@@ -25,19 +27,19 @@ def states(rows=3, length=10):
 @pytest.mark.parametrize("activation", ["gelu", "tanh"])
 def test_logits_are_those_of_the_formula(activation):
     head, params = head_and_params(activation=activation)
-    logits = head.apply({"params": params}, states())
+    logits = head.apply({"params": params}, states(), ONE_DOCUMENT)
     assert logits.dtype == jnp.float32
-    slow = slow_heads.replaced_token_logits(params, activation, 1e-7, states())
+    slow = slow_heads.replaced_token_logits(params, activation, 1e-7, states(), ONE_DOCUMENT)
     np.testing.assert_allclose(logits, slow, rtol=1e-6, atol=1e-6)
 
 
 def test_a_token_is_judged_by_itself_and_the_first_one():
     head, params = head_and_params()
-    before = np.asarray(head.apply({"params": params}, states()))
+    before = np.asarray(head.apply({"params": params}, states(), ONE_DOCUMENT))
     for changed in (0, 4):
         x_ble = states()
         x_ble[:, changed] += 1 + states()[:, 1]
-        differs = before != np.asarray(head.apply({"params": params}, x_ble))
+        differs = before != np.asarray(head.apply({"params": params}, x_ble, ONE_DOCUMENT))
         assert differs.all() if changed == 0 else (differs == (np.arange(10) == changed)[None]).all()
 
 
@@ -71,8 +73,9 @@ def test_the_head_reads_the_encoders_output_and_drops_nothing_out(key):
     model, params = detector_and_params()
     key = None if key is None else jax.random.key(key)
     seen, logits = states_and_logits(model, params, packed_batch(), key)
-    slow = slow_heads.replaced_token_logits(params["head"], "gelu", 1e-7, seen)
-    np.testing.assert_allclose(logits, slow, rtol=1e-6, atol=1e-6)
+    real = packed_batch()["documents"] > 0
+    slow = slow_heads.replaced_token_logits(params["head"], "gelu", 1e-7, seen, packed_batch()["documents"])
+    np.testing.assert_allclose(logits[real], slow[real], rtol=1e-6, atol=1e-6)
 
 
 def test_dropout_bits_follow_the_global_row():
@@ -88,7 +91,7 @@ def test_dropout_bits_follow_the_global_row():
 def test_in_bfloat16_the_logits_are_float32_and_near():
     head, params = head_and_params()
     rounded, _ = head_and_params(dtype="bfloat16")
-    near = rounded.apply({"params": params}, jnp.asarray(states(), jnp.bfloat16))
-    exact = np.asarray(head.apply({"params": params}, states()))
+    near = rounded.apply({"params": params}, jnp.asarray(states(), jnp.bfloat16), ONE_DOCUMENT)
+    exact = np.asarray(head.apply({"params": params}, states(), ONE_DOCUMENT))
     assert near.dtype == jnp.float32
     assert np.sqrt(np.mean((near - exact) ** 2)) < 0.05 * exact.std()

@@ -57,7 +57,7 @@ def test_other_data_are_refused(manifests, meta):
 FIXED = {
     "seed": 7,
     "batch_size": 16,
-    "objective": "rtd",
+    "objective": "other",
     "model.num_layers": 3,
     "model.hidden_size": 64,
     "model.decoder": "none",

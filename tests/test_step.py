@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from builders import COMPILE_FAST, packed_batch, scrambled, tiny_config
+from builders import COMPILE_FAST, LEXICON, packed_batch, scrambled, tiny_config
 from configs import meshes
 from deberta_jax.dist.axes import batch_sharding, check_rules, shardings_of, unboxed
 from deberta_jax.dist.mesh import make_mesh
@@ -17,7 +17,7 @@ from deberta_jax.train.step import batch_gradients, split_rows
 
 ROWS = 16
 CONFIG = tiny_config()
-OBJECTIVE = OBJECTIVES["mlm"](CONFIG.model, 0)
+OBJECTIVE = OBJECTIVES["mlm"](CONFIG, LEXICON)
 EVERY_SWITCH = tiny_config(  # what v1 and v2 have and v3 has not, and what nobody published
     conv_kernel_size=3,
     share_att_key=False,
@@ -36,7 +36,7 @@ def gradients_on(devices, sizes, rules, micro_batches, config=CONFIG):
     """(params, key) -> (gradients, loss, sums) of the same 16 rows with dropout, on so many devices, as host arrays."""
     mesh = make_mesh(tuple(zip(("data", "fsdp", "tensor"), sizes, strict=True)), jax.devices()[:devices])
     check_rules(rules, mesh)
-    objective = OBJECTIVES["mlm"](config.model, 0)
+    objective = OBJECTIVES["mlm"](config, LEXICON)
     compiled = jax.jit(
         functools.partial(batch_gradients, objective, micro_batches=micro_batches), compiler_options=COMPILE_FAST
     )
@@ -54,7 +54,7 @@ def gradients_on(devices, sizes, rules, micro_batches, config=CONFIG):
 @functools.cache
 def fresh_params(config=CONFIG):
     """As a run starts."""
-    objective = OBJECTIVES["mlm"](config.model, 0)
+    objective = OBJECTIVES["mlm"](config, LEXICON)
     init = jax.jit(lambda key: unboxed(objective.init(key)), compiler_options=COMPILE_FAST)
     return jax.device_get(init(jax.random.key(0)))
 
@@ -150,7 +150,7 @@ class History:
 def history():
     """Of a run in 4 micro-batches over (2, 2, 2) devices."""
     mesh = (("data", 2), ("fsdp", 2), ("tensor", 2))
-    run = build_run(dataclasses.replace(CONFIG, mesh=mesh, rules=meshes.fsdp_tp, micro_batches=4), top_id=0)
+    run = build_run(dataclasses.replace(CONFIG, mesh=mesh, rules=meshes.fsdp_tp, micro_batches=4), LEXICON)
     state = run.fresh()
     result = History([jax.device_get(state)], [], [], [], False)
     listener = logging.Handler()

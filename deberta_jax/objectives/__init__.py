@@ -1,8 +1,9 @@
-"""What is trained. An objective turns a model config into init, loss and evaluation sums."""
+"""What is trained. An objective turns a config into init, losses and evaluation sums."""
 
-from deberta_jax.objectives.base import Objective
+from deberta_jax.objectives.base import Lexicon, Objective
 from deberta_jax.objectives.mlm import masked_language_model
+from deberta_jax.objectives.rtd import replaced_token_detection
 
-OBJECTIVES = {"mlm": masked_language_model}
+OBJECTIVES = {"mlm": masked_language_model, "rtd": replaced_token_detection}
 
-__all__ = ["OBJECTIVES", "Objective"]
+__all__ = ["OBJECTIVES", "Lexicon", "Objective"]

@@ -6,30 +6,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deberta_jax.config import ModelConfig
+from deberta_jax.config import Config
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.objectives.base import Batch, Objective, Sums
+from deberta_jax.objectives.base import WHOLE, Batch, Lexicon, Objective, Part
+from deberta_jax.objectives.models import init_of
+from deberta_jax.objectives.sums import Sums, perplexity, ratios
 from deberta_jax.ops.cross_entropy import cross_entropy
 
 
-def masked_language_model(cfg: ModelConfig, top_id: int) -> Objective:
-    """The objective "mlm". `top_id` is the most frequent training token: always guessing it is the baseline."""
-    model = MaskedLM(cfg)
+def masked_language_model(config: Config, lexicon: Lexicon) -> Objective:
+    """The objective "mlm"."""
+    model = MaskedLM(config.model)
     return Objective(
-        init=functools.partial(_init, model),
-        weights=lambda batch: {"mlm": jnp.maximum(batch["weights"].sum(), 1)},
-        loss=functools.partial(_loss, model),
-        evaluate=functools.partial(_evaluate, model, top_id),
-        predict=functools.partial(_predict, model),
+        groups=(WHOLE,),
+        parts=(Part(functools.partial(_loss, model), reaches=(WHOLE,)),),
+        joint=False,
+        init=init_of("mlm", config.model),
+        weights=lambda batch: {"mlm": prediction_weight(batch)},
+        evaluate=functools.partial(_evaluate, model, lexicon.top_id),
+        predict=functools.partial(predict, model),
+        summary=_summary,
+        conclusion=_conclusion,
     )
 
 
-def _init(model: MaskedLM, key: jax.Array) -> Any:
-    ids = jnp.zeros((1, 8), jnp.int32)
-    return model.init({"params": key}, ids, jnp.ones_like(ids), deterministic=True)["params"]
+def prediction_weight(batch: Batch) -> jax.Array:
+    """The number of predictions, at least 1."""
+    return jnp.maximum(batch["weights"].sum(), 1)
 
 
-def _logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+def table_logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+    """Logits [b, p, v] at the masked positions, over all rows of the word table; deterministic without a key."""
     return model.apply(
         {"params": params},
         batch["input_ids"],
@@ -43,25 +50,48 @@ def _logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -
     )
 
 
-def _sums(logits_bpv: jax.Array, batch: Batch) -> Sums:
+def prediction_sums(logits_bpv: jax.Array, batch: Batch) -> Sums:
+    """loss and accuracy of the predictions."""
     weight_bp = batch["weights"]
     count = weight_bp.sum()
     nll_bp, right_bp = cross_entropy(logits_bpv, batch["labels"])
     return {"loss": ((nll_bp * weight_bp).sum(), count), "accuracy": ((right_bp * weight_bp).sum(), count)}
 
 
-def _loss(model: MaskedLM, params, batch: Batch, key: jax.Array, weights) -> tuple[jax.Array, Sums]:
-    sums = _sums(_logits(model, params, batch, key), batch)
-    return sums["loss"][0] / weights["mlm"], sums
+def baseline_sums(batch: Batch, top_id: int) -> Sums:
+    """The accuracy of always guessing the most frequent token."""
+    right_bp = (batch["labels"] == top_id) * batch["weights"]
+    return {"baseline_accuracy": (right_bp.sum(), batch["weights"].sum())}
+
+
+def predict(model: MaskedLM, params, batch: Batch, best: int) -> tuple[jax.Array, jax.Array]:
+    """The `best` most probable ids at the masked positions, and their probabilities, [b, p, k]."""
+    probability_bpv = jax.nn.softmax(table_logits(model, params, batch, None), axis=-1)
+    probability_bpk, id_bpk = jax.lax.top_k(probability_bpv, best)
+    return id_bpk, probability_bpk
+
+
+def _loss(model: MaskedLM, params, batch: Batch, key: jax.Array, weights) -> tuple[jax.Array, tuple[Sums, Batch]]:
+    sums = prediction_sums(table_logits(model, params, batch, key), batch)
+    return sums["loss"][0] / weights["mlm"], (sums, {})
 
 
 def _evaluate(model: MaskedLM, top_id: int, params, batch: Batch) -> Sums:
-    sums = _sums(_logits(model, params, batch, None), batch)
-    baseline_bp = (batch["labels"] == top_id) * batch["weights"]
-    return sums | {"baseline_accuracy": (baseline_bp.sum(), batch["weights"].sum())}
+    return prediction_sums(table_logits(model, params, batch, None), batch) | baseline_sums(batch, top_id)
 
 
-def _predict(model: MaskedLM, params, batch: Batch, best: int) -> tuple[jax.Array, jax.Array]:
-    probability_bpv = jax.nn.softmax(_logits(model, params, batch, None), axis=-1)
-    probability_bpk, id_bpk = jax.lax.top_k(probability_bpv, best)
-    return id_bpk, probability_bpk
+def _summary(sums: Sums) -> dict[str, float]:
+    values = ratios(sums)
+    values["predictions"] = float(sums["loss"][1])
+    if "loss" in values:  # not in a batch without a prediction
+        values["perplexity"] = perplexity(values["loss"])
+    return values
+
+
+def _conclusion(scores: dict[str, float]) -> str:
+    accuracy, baseline = scores["accuracy"], scores["baseline_accuracy"]
+    times = f"{accuracy / baseline:.1f} times" if baseline else "against"
+    return (
+        f"loss {scores['loss']:.3f}, perplexity {scores['perplexity']:.1f}, accuracy {accuracy:.1%}, {times} the "
+        f"{baseline:.1%} of always guessing the most frequent token ({scores['predictions']:.0f} predictions)"
+    )

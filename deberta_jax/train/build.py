@@ -10,13 +10,13 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deberta_jax.config import Config
+from deberta_jax.config import Config, ModelConfig
 from deberta_jax.data.prepared import Manifest
 from deberta_jax.dist.axes import axes_of, batch_devices, batch_sharding, check_rules
 from deberta_jax.dist.mesh import make_mesh
 from deberta_jax.errors import Refused
-from deberta_jax.objectives import OBJECTIVES, Objective
-from deberta_jax.train.optimizer import make_optimizer, make_schedule, named_leaves
+from deberta_jax.objectives import OBJECTIVES, Lexicon, Objective
+from deberta_jax.train.optimizer import named_leaves, optimizers_of
 from deberta_jax.train.state import TrainState, abstract_state, fresh_state
 from deberta_jax.train.step import batch_gradients, make_train_step, step_key
 
@@ -28,6 +28,7 @@ class Run:
     """The pure, compiled part of a run. All functions place their results as the rules say."""
 
     config: Config
+    lexicon: Lexicon
     mesh: Mesh
     objective: Objective
     abstract: TrainState  # shapes, dtypes, shardings
@@ -57,25 +58,43 @@ def resolve(config: Config, manifests: Sequence[Manifest], length: int) -> Confi
     for manifest in manifests:
         if manifest.max_id >= size:
             raise Refused(f"{manifest.path} holds the token id {manifest.max_id}, the vocabulary ends at {size - 1}")
-    model = dataclasses.replace(config.model, vocab_size=rows)
-    if model.has_absolute_positions and length > model.max_position_embeddings:
-        rows = model.max_position_embeddings
-        raise Refused(f"rows of {length} tokens need model.max_position_embeddings >= {length}, it is {rows}")
-    return dataclasses.replace(config, model=model)
+    config = with_vocabulary(config, rows)
+    for name, model in models_of(config).items():
+        if model.has_absolute_positions and length > model.max_position_embeddings:
+            limit = model.max_position_embeddings
+            raise Refused(f"rows of {length} tokens need {name}.max_position_embeddings >= {length}, it is {limit}")
+    return config
 
 
-def build_run(config: Config, top_id: int) -> Run:
+def models_of(config: Config) -> dict[str, ModelConfig]:
+    """The models of a run by their place in the config."""
+    return {"model": config.model} | ({"rtd.generator": config.rtd.generator} if config.rtd else {})
+
+
+def masked_model(config: Config) -> ModelConfig:
+    """The model of a run that predicts masked tokens."""
+    return config.rtd.generator if config.rtd else config.model
+
+
+def with_vocabulary(config: Config, size: int) -> Config:
+    """The config with so many ids in all its models."""
+    rtd = config.rtd
+    if rtd is not None:
+        rtd = dataclasses.replace(rtd, generator=dataclasses.replace(rtd.generator, vocab_size=size))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size), rtd=rtd)
+
+
+def build_run(config: Config, lexicon: Lexicon) -> Run:
     """Traces and places nothing yet but shapes; the functions compile at their first call."""
     mesh = make_mesh(config.mesh)
     check_rules(config.rules, mesh)
     parts = batch_devices(config.rules, mesh)
     _check_divisible("batch_size / micro_batches", config.batch_size // config.micro_batches, parts)
     _check_divisible("eval.batch_size", config.eval.batch_size, parts)
-    objective = OBJECTIVES[config.objective](config.model, top_id)
-    tx = make_optimizer(config.optimizer)
-    schedule = make_schedule(config.optimizer, config.steps)
-    step = make_train_step(objective, tx, schedule, seed=config.seed, micro_batches=config.micro_batches)
-    abstract = abstract_state(objective, tx, config.rules, mesh)
+    objective = OBJECTIVES[config.objective](config, lexicon)
+    optimizers = optimizers_of(config, objective.groups)
+    step = make_train_step(objective, optimizers, seed=config.seed, micro_batches=config.micro_batches)
+    abstract = abstract_state(objective, optimizers, config.rules, mesh)
     _check_splits(abstract)
     rows = batch_sharding(config.rules, mesh)
     in_mesh = functools.partial(_under, mesh, config)
@@ -83,11 +102,12 @@ def build_run(config: Config, top_id: int) -> Run:
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Run(
         config=config,
+        lexicon=lexicon,
         mesh=mesh,
         objective=objective,
         abstract=abstract,
         batch_sharding=rows,
-        fresh=lambda: fresh_state(objective, tx, abstract, config.seed),
+        fresh=lambda: fresh_state(objective, optimizers, abstract, config.seed),
         train_step=in_mesh(step, in_shardings=(placed, rows), out_shardings=(placed, whole), donate_argnums=0),
         evaluate=in_mesh(objective.evaluate, in_shardings=(placed.params, rows), out_shardings=whole),
         gradients=in_mesh(functools.partial(_gradients, objective, config)),

@@ -10,8 +10,8 @@ import numpy as np
 from deberta_jax.dist.axes import batch_devices
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import Tokenizer
-from deberta_jax.train.build import Run
-from deberta_jax.train.metrics import Lagged, perplexity, ratios
+from deberta_jax.train.build import Run, masked_model
+from deberta_jax.train.lagged import Lagged
 
 SHOWN = 5  # guesses listed for a sample
 
@@ -21,7 +21,7 @@ class Interrupted(Exception):
 
 
 def evaluate(run: Run, params: Any, batches: Iterable[dict], stop: Callable[[], bool]) -> dict[str, float]:
-    """loss (nats), perplexity, accuracy, baseline_accuracy, number of predictions; each position counted once."""
+    """The objective's summary of all rows, each position counted once."""
     totals: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
 
     def add(sums: dict) -> None:
@@ -34,8 +34,7 @@ def evaluate(run: Run, params: Any, batches: Iterable[dict], stop: Callable[[], 
             raise Interrupted
         lagged.push(run.evaluate(params, run.place(batch)))
     lagged.flush()
-    scores = ratios(totals)
-    return scores | {"perplexity": perplexity(scores["loss"]), "predictions": float(totals["loss"][1])}
+    return run.objective.summary(totals)
 
 
 def samples(run: Run, params: Any, batch: dict[str, np.ndarray], piece: Callable[[int], str], count: int) -> str:
@@ -55,7 +54,7 @@ def fill_mask(run: Run, params: Any, tokenizer: Tokenizer, text: str) -> list[li
     places = np.flatnonzero(ids == tokenizer.mask_id)
     if not places.size:
         raise Refused(f"--fill_mask: no [MASK] in {text!r}")
-    model = run.config.model
+    model = masked_model(run.config)
     if model.has_absolute_positions and len(ids) > model.max_position_embeddings:
         raise Refused(f"--fill_mask: {len(ids)} tokens, the model has {model.max_position_embeddings} positions")
     rows = batch_devices(run.config.rules, run.mesh)  # the mesh wants its share of rows; they are all the same one

@@ -19,9 +19,9 @@ from deberta_jax.errors import Diverged, Stopped
 from deberta_jax.train.build import Run
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.evaluate import Interrupted, evaluate, samples
-from deberta_jax.train.flops import PEAK_FLOPS, mlm_flops_per_row
+from deberta_jax.train.flops import PEAK_FLOPS, flops_per_row
+from deberta_jax.train.lagged import Lagged
 from deberta_jax.train.logger import Logger
-from deberta_jax.train.metrics import Lagged, ratios
 from deberta_jax.train.profile import Profile
 from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.state import TrainState
@@ -118,7 +118,7 @@ class Reporter:
 
     def __call__(self, step: int, sums: dict, waited: float, examples: np.ndarray) -> None:
         config = self._run.config
-        values = ratios(sums)
+        values = self._run.objective.summary(sums)
         self._waited += waited
         self._guard(step, int(values["skipped_steps"]), examples)
         if step % config.log_every == 0 or step == config.steps:
@@ -144,7 +144,7 @@ class Reporter:
         if peak:
             predictions = predictions_per_row(self._length, config.data.mask.rate)
             rows_at_once = config.batch_size // config.micro_batches // batch_devices(config.rules, self._run.mesh)
-            per_row = mlm_flops_per_row(config.model, self._length, predictions, rows_at_once)
+            per_row = flops_per_row(config, self._length, predictions, rows_at_once)
             speed["mfu"] = rows * per_row / seconds / peak
         return speed
 

@@ -1,16 +1,30 @@
 """AdamW and its schedule. The learning rate is a function of the step alone and is applied by the train step."""
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from deberta_jax.config import OptimizerConfig
+from deberta_jax.config import Config, OptimizerConfig
 from deberta_jax.dist.axes import unboxed
 from deberta_jax.errors import Refused
+from deberta_jax.objectives.embedding_sharing import GENERATOR
+
+
+class Optimizer(NamedTuple):
+    """Of one group of parameters."""
+
+    tx: optax.GradientTransformation
+    schedule: Callable[[jax.Array], jax.Array]  # number of the update, from 0, to its learning rate
+
+
+def optimizers_of(config: Config, groups: Sequence[str]) -> dict[str, Optimizer]:
+    """An optimizer for each group of an objective."""
+    settings = {group: config.rtd.optimizer if group == GENERATOR else config.optimizer for group in groups}
+    return {group: Optimizer(make_optimizer(cfg), make_schedule(cfg, config.steps)) for group, cfg in settings.items()}
 
 
 def make_schedule(cfg: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax.Array]:

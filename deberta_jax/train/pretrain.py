@@ -18,12 +18,14 @@ from deberta_jax.data.batches import check_manifests, eval_batches, train_batche
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards, write_text
 from deberta_jax.errors import Failed, Refused
+from deberta_jax.objectives import Lexicon, Objective
 from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 from deberta_jax.train import session
-from deberta_jax.train.build import Run, build_run, resolve
+from deberta_jax.train.build import Run, build_run, resolve, with_vocabulary
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.evaluate import evaluate, fill_mask, piece_of
+from deberta_jax.train.initial import starting_state
 from deberta_jax.train.logger import JsonLines, Loggers, Progress, TensorBoard
 from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, peak_flops, train
 from deberta_jax.train.optimizer import named_leaves
@@ -49,13 +51,13 @@ def pretrain(config: Config, workdir: str) -> None:
         path = session.open_workdir(workdir)
         corpus = open_corpus(config.data, config.eval)
         config = resolve(config, corpus.manifests, corpus.length)
-        run = build_run(config, session.top_id_of(corpus.manifests))
+        run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
         meta = session.meta_of(config, corpus.manifests)
-        state = session.starting_state(run, path, meta)
+        state = starting_state(run, path, meta)
         start = int(state.step)
         if start >= config.steps and last_evaluated(path) >= config.steps:
             log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
-            _conclude(path)  # a run killed after its last step has not come that far
+            _conclude(run.objective, path)  # a run killed after its last step has not come that far
             return
         inputs = open_inputs(config, corpus, start)
         session.write_run_files(path, config, corpus.tokenizer)
@@ -65,23 +67,23 @@ def pretrain(config: Config, workdir: str) -> None:
             Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
         ):
             train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop)
-    _conclude(path)
+    _conclude(run.objective, path)
 
 
-def _conclude(workdir: Path) -> None:
+def lexicon_of(tokenizer: Tokenizer, top_id: int) -> Lexicon:
+    """What objectives ask about the text."""
+    return Lexicon(top_id, tokenizer.size, tuple(tokenizer.special_ids))
+
+
+def _conclude(objective: Objective, workdir: Path) -> None:
     """Draws the curves and says the last held-out scores, beside what a model without parameters would reach."""
     png = workdir / "plots" / "curves.png"
     png.parent.mkdir(exist_ok=True)
     plot_curves(workdir / METRICS, png)
     lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
     last = [line for line in lines if "eval/loss" in line][-1]
-    accuracy, baseline = last["eval/accuracy"], last["eval/baseline_accuracy"]
-    times = f"{accuracy / baseline:.1f} times" if baseline else "against"
-    print(
-        f"held out after step {last['step']}: loss {last['eval/loss']:.3f}, perplexity {last['eval/perplexity']:.1f}, "
-        f"accuracy {accuracy:.1%}, {times} the {baseline:.1%} of always guessing the most frequent token "
-        f"({last['eval/predictions']:.0f} predictions); curves in {png}"
-    )
+    scores = {name.removeprefix("eval/"): value for name, value in last.items() if name.startswith("eval/")}
+    print(f"held out after step {last['step']}: {objective.conclusion(scores)}; curves in {png}")
 
 
 def _open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
@@ -163,7 +165,7 @@ def evaluate_workdir(config: Config, workdir: str, data: str | None, output: str
     top_id = session.trained_meta(path)["top_id"]
     if top_id is None:  # converted weights come without the text they were trained on
         top_id = session.top_id_of(corpus.manifests)
-    run = build_run(config, top_id)
+    run = build_run(config, lexicon_of(corpus.tokenizer, top_id))
     step, params = session.trained_params(run, path)
     with contextlib.closing(held_out_batches(config, corpus)) as batches:
         scores = evaluate(run, params, batches, stop=lambda: False)
@@ -177,8 +179,8 @@ def fill_masks(config: Config, workdir: str, texts: Sequence[str]) -> None:
     """Prints the best tokens for each [MASK] of each text."""
     tokenizer = load_tokenizer(Path(workdir) / session.TOKENIZER)
     if not config.model.vocab_size:  # a preset leaves it to the data
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.size))
-    run = build_run(config, top_id=0)
+        config = with_vocabulary(config, tokenizer.size)
+    run = build_run(config, lexicon_of(tokenizer, top_id=0))
     _, params = session.trained_params(run, Path(workdir))
     for text in texts:
         print(text)
@@ -196,7 +198,7 @@ def replay(config: Config, workdir: str, step: int) -> None:
         raise Refused(f"--replay counts steps from 1, got {step}")
     corpus = open_corpus(config.data, config.eval)
     config = resolve(config, corpus.manifests, corpus.length)
-    run = build_run(config, session.top_id_of(corpus.manifests))
+    run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
     saved, params = session.trained_params(run, Path(workdir))
     with contextlib.closing(open_inputs(config, corpus, step - 1).train) as batches:
         batch = next(batches)

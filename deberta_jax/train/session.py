@@ -1,4 +1,4 @@
-"""What a run finds and leaves in its workdir: config, environment, the state to start from."""
+"""What a run finds and leaves in its workdir: config, environment, checkpoints that fit."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from typing import Any
 import jax
 
 from deberta_jax import config as configs
-from deberta_jax.config import Config
+from deberta_jax.config import Config, ModelConfig
 from deberta_jax.data.prepared import Manifest, write_text
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import Tokenizer
 from deberta_jax.train import checkpoint
 from deberta_jax.train.build import Run
-from deberta_jax.train.state import TrainState
 
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
@@ -30,7 +29,8 @@ FREE_MODEL_KEYS = frozenset(
     {"hidden_dropout", "attention_dropout", "stochastic_depth", "dtype", "remat", "initializer_range"}
 )
 FREE_DATA_KEYS = frozenset({"paths", "read_threads"})  # the manifests are compared by their hashes
-FIXED_KEYS = ("seed", "batch_size", "objective")
+FIXED_KEYS = ("seed", "batch_size", "objective", "rtd.embedding_sharing")
+MODELS = ("model.", "rtd.generator.")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 log = logging.getLogger(__name__)
 
@@ -77,33 +77,6 @@ def write_run_files(workdir: Path, config: Config, tokenizer: Tokenizer) -> None
     _write_json(workdir / "environment.json", environment)
 
 
-def starting_state(run: Run, workdir: Path, meta: dict[str, Any]) -> TrainState:
-    """The newest good checkpoint of this workdir, else the parameters of init_from, else fresh; says which."""
-    directory = workdir / CHECKPOINTS
-    step = checkpoint.newest_good(directory)
-    checkpoint.set_aside(directory, after=step)
-    if step is not None:
-        check_same_run(meta, checkpoint.read_meta(directory, step), directory / str(step))
-        log.warning("resuming %s at step %d", workdir, step)
-        return checkpoint.restore(directory, step, run.abstract)
-    if run.config.init_from:
-        return _initialised_from(run, Path(run.config.init_from), meta)
-    return run.fresh()
-
-
-def _initialised_from(run: Run, source: Path, meta: dict[str, Any]) -> TrainState:
-    step = checkpoint.newest_good(source / CHECKPOINTS)
-    if step is None:
-        raise Refused(f"init_from: {source} holds no complete checkpoint")
-    other = checkpoint.read_meta(source / CHECKPOINTS, step)
-    if other["tokenizer"] != meta["tokenizer"]:
-        raise Refused(f"init_from: {source} was trained with another tokenizer than the data")
-    _check_same_model(run, other, source / CHECKPOINTS / str(step))
-    log.warning("parameters from %s, step %d", source, step)
-    params = checkpoint.restore_params(source / CHECKPOINTS, step, run.abstract.params)
-    return run.fresh().replace(params=params)
-
-
 def trained_meta(workdir: Path) -> dict[str, Any]:
     """What the newest good checkpoint says about itself. Raises Refused when there is none."""
     return checkpoint.read_meta(workdir / CHECKPOINTS, trained_step(workdir))
@@ -119,15 +92,28 @@ def trained_step(workdir: Path) -> int:
 def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
     """(step, parameters) of the newest good checkpoint. Raises Refused when there is none or it is another model's."""
     directory, step = workdir / CHECKPOINTS, trained_step(workdir)
-    _check_same_model(run, checkpoint.read_meta(directory, step), directory / str(step))
+    _check_same_models(run.config, checkpoint.read_meta(directory, step)["config"], directory / str(step))
     return step, checkpoint.restore_params(directory, step, run.abstract.params)
 
 
-def _check_same_model(run: Run, meta: dict[str, Any], path: Path) -> None:
-    saved = meta["config"]["model"]
-    for key, value in flat(configs.to_dict(run.config.model)).items():
-        if key not in FREE_MODEL_KEYS and saved[key] != value:
-            raise Refused(f"checkpoint {path} has model.{key} {saved[key]!r}, the config says {value!r}")
+def _check_same_models(config: Config, saved: dict[str, Any], path: Path) -> None:
+    if saved["objective"] != config.objective:
+        raise Refused(f"checkpoint {path} was trained for {saved['objective']!r}, the config says {config.objective!r}")
+    check_same_model("model", config.model, saved["model"], path)
+    if config.rtd is not None:
+        check_same_model("rtd.generator", config.rtd.generator, saved["rtd"]["generator"], path)
+        mode, saved_mode = config.rtd.embedding_sharing, saved["rtd"]["embedding_sharing"]
+        if mode != saved_mode:
+            raise Refused(f"checkpoint {path} has rtd.embedding_sharing {saved_mode!r}, the config says {mode!r}")
+
+
+def check_same_model(
+    name: str, model: ModelConfig, saved: dict[str, Any], path: Path, *, but: Collection[str] = ()
+) -> None:
+    """Raises Refused where a saved model differs in a key that decides what it computes, `but` for some."""
+    for key, value in flat(configs.to_dict(model)).items():
+        if key not in FREE_MODEL_KEYS and key not in but and saved[key] != value:
+            raise Refused(f"checkpoint {path} has {name}.{key} {saved[key]!r}, the config says {value!r}")
 
 
 def check_same_run(now: dict[str, Any], saved: dict[str, Any], path: Path) -> None:
@@ -143,8 +129,8 @@ def check_same_run(now: dict[str, Any], saved: dict[str, Any], path: Path) -> No
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     for key in changed:
         group, _, name = key.partition(".")
-        fixed = key in FIXED_KEYS
-        fixed |= (group == "model" and name not in FREE_MODEL_KEYS) or (group == "data" and name not in FREE_DATA_KEYS)
+        fixed = key in FIXED_KEYS or (group == "data" and name not in FREE_DATA_KEYS)
+        fixed |= key.startswith(MODELS) and key.rpartition(".")[-1] not in FREE_MODEL_KEYS
         said = f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
         if fixed:
             raise Refused(f"checkpoint {path} is of another run: {said}")

@@ -1,21 +1,7 @@
-"""From the device's sums to numbers for people."""
+"""Reading device values without making the device wait."""
 
-import math
 from collections.abc import Callable
 from typing import Any
-
-import jax
-
-
-def ratios(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-    """sum / weight of each metric; those without weight (nothing was counted) are left out."""
-    host = jax.device_get(sums)
-    return {name: float(total) / float(weight) for name, (total, weight) in host.items() if weight > 0}
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats; infinite beyond float range."""
-    return math.inf if loss >= 700 else math.exp(loss)
 
 
 class Lagged:
