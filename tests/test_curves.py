@@ -75,6 +75,83 @@ def test_a_run_with_a_single_evaluation_and_no_accuracy_has_one_panel(tmp_path):
     assert (tmp_path / "loss.png").stat().st_size > 0
 
 
+PAIRED = {  # of a run with two models: key: (held-out baseline, how the legend says the last held-out value)
+    "generator/loss": (None, "{:.2f}"),
+    "discriminator/loss": (None, "{:.3f}"),
+    "generator/accuracy": ("generator/baseline_accuracy", "{:.1%}"),
+    "discriminator/f1": ("always_replaced/f1", "{:.3f}"),
+}
+BLIND = {"eval/generator/baseline_accuracy": 0.041, "eval/always_replaced/f1": 0.259}
+
+
+@pytest.fixture
+def pair_jsonl(tmp_path):
+    """A run of a generator and a discriminator that has not yet found a replaced token."""
+    lines = []
+    for step in range(10, STEPS + 1, 10):
+        losses = {"generator/loss": 8 * step**-0.2, "discriminator/loss": 0.5 * step**-0.1}
+        scores = {"generator/accuracy": step / 900, "discriminator/f1": 0.0, "always_replaced/f1": 0.25}
+        lines.append({"step": step, "loss": 30.0, "tokens": 4096 * step} | losses | scores)
+        if step % 50 == 0:
+            held_out = {f"eval/{key}": 1.1 * value for key, value in (losses | scores).items()}
+            lines.append({"step": step, "eval/loss": 31.0} | held_out | BLIND)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_run_with_two_models_has_a_panel_for_each_loss_and_each_score(pair_jsonl):
+    metrics = curves.read_metrics(pair_jsonl)
+    figure = curves.draw_curves(metrics)
+    assert figure.axes[0].get_gridspec().get_geometry() == (2, 2)
+    for axes, (key, (_, form)) in zip(figure.axes, PAIRED.items(), strict=True):
+        model, _, quantity = key.partition("/")
+        assert axes.get_title(loc="left").startswith(f"{model}: ")
+        assert {"loss": "(nats)", "accuracy": "right", "f1": "F1"}[quantity] in axes.get_title(loc="left")
+        raw, smooth, held_out, *_ = axes.lines
+        np.testing.assert_array_equal(raw.get_ydata(), metrics[key].values)
+        np.testing.assert_allclose(smooth.get_ydata(), curves.smoothed(metrics[key].values))
+        np.testing.assert_array_equal(held_out.get_ydata(), metrics["eval/" + key].values)
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels[:2] == ["training", "held out, last " + form.format(metrics["eval/" + key].values[-1])]
+        assert (axes.get_xlabel(), axes.child_axes[0].get_xlabel()) == ("steps", "tokens")
+
+
+def test_the_scores_of_two_models_stand_beside_what_a_blind_one_reaches(pair_jsonl):
+    figure = curves.draw_curves(curves.read_metrics(pair_jsonl))
+    for axes, (baseline, form) in zip(figure.axes, PAIRED.values(), strict=True):
+        dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+        if baseline is None:
+            assert dashed == [] and axes.get_ylim()[0] > 0
+            continue
+        (line,) = dashed
+        height = BLIND["eval/" + baseline]
+        np.testing.assert_array_equal(line.get_ydata(), [height, height])
+        assert line.get_label().endswith(", " + form.format(height))
+        bottom, top = axes.get_ylim()
+        assert bottom == 0 and top > height, "also where every score is below the baseline"
+
+
+def test_only_shares_are_shown_as_percentages(pair_jsonl):
+    figure = curves.draw_curves(curves.read_metrics(pair_jsonl))
+    figure.draw_without_rendering()
+    in_percent = [all(label.get_text().endswith("%") for label in axes.get_yticklabels()) for axes in figure.axes]
+    assert in_percent == [False, False, True, False]
+
+
+def test_a_percentage_between_two_whole_ones_is_not_rounded(metrics_jsonl):
+    axes = curves.draw_curves(curves.read_metrics(metrics_jsonl)).axes[1]
+    said = [axes.yaxis.get_major_formatter()(value, None) for value in (0, 0.025, 0.1, 0.125, 0.3, 1)]
+    assert said == ["0%", "2.5%", "10%", "12.5%", "30%", "100%"]
+
+
+def test_a_pair_before_its_first_evaluation_has_all_its_panels(pair_jsonl):
+    first = pair_jsonl.read_text().splitlines(keepends=True)[0]
+    pair_jsonl.write_text(first)
+    figure = curves.draw_curves(curves.read_metrics(pair_jsonl))
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2, 2]
+
+
 def test_the_picture_shows_each_curve_in_its_colour(metrics_jsonl, tmp_path):
     curves.plot_curves(metrics_jsonl, tmp_path / "curves.png")
     picture = matplotlib.image.imread(tmp_path / "curves.png")[..., :3]

@@ -578,11 +578,11 @@ def test_a_masked_lm_with_the_decoder_ends_where_its_table_does(tmp_path):
     ids = np.ones((1, 33), np.int32)
     model, params, _ = load_with_report(directory, "mlm")
     with pytest.raises(Refused, match="33 tokens, but the absolute position table has 32 rows; decoder 'none'"):
-        model.apply({"params": params}, ids, ids, deterministic=True)
+        run(model, params, ids, ids)
     model, params, _ = load_with_report(directory, "mlm", decoder="none")
-    assert np.isfinite(model.apply({"params": params}, ids, ids, deterministic=True)).all()
+    assert np.isfinite(run(model, params, ids, ids)).all()
     model, params, _ = load_with_report(directory, allow="lm_predictions.*")  # the encoder alone uses no table
-    assert np.isfinite(model.apply({"params": params}, ids, ids, deterministic=True)).all()
+    assert np.isfinite(run(model, params, ids, ids)).all()
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def test_without_masked_positions_every_position_is_predicted(changes):
     model, params = model_and_params(**changes)
     batch = packed_batch(rows=3, length=40)
     inputs = (batch["input_ids"], batch["documents"], batch["positions"])
-    every = jax.jit(functools.partial(model.apply, deterministic=True))({"params": params}, *inputs)
+    every = jax.jit(functools.partial(model.apply, deterministic=True), compiler_options=COMPILE_FAST)(
+        {"params": params}, *inputs
+    )
     assert every.shape == (3, 40, 100)
     np.testing.assert_allclose(run(model, params, batch)[..., :100], at_masked(every, batch), rtol=1e-5, atol=2e-5)
 

@@ -5,6 +5,7 @@ What is read is exactly what is computed with: every tensor finds its parameter,
 
 import dataclasses
 import fnmatch
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -239,6 +240,11 @@ def _filled(model: nn.Module, flat: dict[str, np.ndarray], new: Sequence[str], s
 
 def parameter_shapes(model: nn.Module) -> Any:
     """The tree of a model's parameters as shapes and dtypes, on the first device; makes none."""
+    return _shapes(model.clone(origin=""))
+
+
+@functools.lru_cache(maxsize=16)  # tracing takes longer than reading a small model
+def _shapes(model: nn.Module) -> Any:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.eval_shape(lambda: _init(model, 0))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)

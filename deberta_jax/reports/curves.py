@@ -1,4 +1,4 @@
-"""The picture of a run: training and held-out loss and accuracy from its metrics.jsonl."""
+"""The picture of a run: its losses and scores, training and held out, from its metrics.jsonl."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from deberta_jax.errors import Refused
 
@@ -23,8 +23,53 @@ class Series:
     values: np.ndarray
 
 
+@dataclass(frozen=True)
+class Panel:
+    """How one quantity is drawn: `key` while training, "eval/" + `key` held out."""
+
+    key: str
+    title: str
+    number: str  # format of a value in the legend; a percentage is one on the axis too
+    legend: str  # a place that such curves leave free; "best" = wherever these do
+    baseline: str = ""  # key of what a model without parameters reaches; a panel with one starts at zero
+    baseline_label: str = ""
+
+
+ALONE = (  # one model: "loss", and "accuracy" where it was measured
+    Panel("loss", "cross-entropy at masked positions (nats)", ".2f", "upper right"),
+    Panel(
+        "accuracy",
+        "masked tokens predicted right",
+        ".1%",
+        "center right",
+        "eval/baseline_accuracy",
+        "always the most frequent token",
+    ),
+)
+PAIR = (  # a generator and a discriminator
+    Panel("generator/loss", "generator: cross-entropy at masked positions (nats)", ".2f", "upper right"),
+    Panel("discriminator/loss", "discriminator: cross-entropy at every token (nats)", ".3f", "upper right"),
+    Panel(
+        "generator/accuracy",
+        "generator: masked tokens predicted right",
+        ".1%",
+        "best",
+        "eval/generator/baseline_accuracy",
+        "always the most frequent token",
+    ),
+    Panel(
+        "discriminator/f1",
+        "discriminator: F1 on replaced tokens",
+        ".3f",
+        "best",
+        "eval/always_replaced/f1",
+        "always saying replaced",
+    ),
+)
+
+
 def plot_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
-    """Draws the run's loss, and its accuracy where it was measured, against steps and tokens into `png`.
+    """Draws the run's losses and scores, as far as they were measured, against steps and tokens into `png`.
 
     Raises Refused where the file is missing or holds no loss.
     """
@@ -52,57 +97,60 @@ def read_metrics(metrics_jsonl: str | Path) -> dict[str, Series]:
 
 
 def draw_curves(metrics: dict[str, Series]) -> Figure:
-    """One panel of losses and, where there is an accuracy, a second one; steps below, tokens above."""
-    has_accuracy = bool(metrics.keys() & {"accuracy", "eval/accuracy"})
-    figure = Figure(figsize=(11 if has_accuracy else 6.5, 4.5), layout="constrained")
-    panels = figure.subplots(1, 1 + has_accuracy, squeeze=False)[0]
-    _draw_panel(panels[0], metrics, "loss", "cross-entropy at masked positions (nats)")
-    if has_accuracy:
-        _draw_panel(panels[1], metrics, "accuracy", "masked tokens predicted right")
-        panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        panels[1].set_ylim(bottom=0)
-        _draw_baseline(panels[1], metrics)
-    for panel, place in zip(panels, ("upper right", "center right"), strict=False):  # where such curves leave room
-        panel.legend(loc=place, facecolor="white", edgecolor="none", framealpha=0.9)
+    """A panel for each quantity of the run that was measured, two a row; steps below, tokens above."""
+    panels = [panel for panel in panels_of(metrics) if metrics.keys() & {panel.key, "eval/" + panel.key}]
+    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
+    figure = Figure(figsize=(11 if columns == 2 else 6.5, 4.5 * rows), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.06)  # of rows: a title is to stand nearer to its own panel
+    for number, panel in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, columns, number)
+        _draw_panel(axes, metrics, panel)
+        axes.legend(loc=panel.legend, facecolor="white", edgecolor="none", framealpha=0.9)
     return figure
 
 
-def _draw_panel(panel: Axes, metrics: dict[str, Series], key: str, title: str) -> None:
-    if key in metrics:
-        training = metrics[key]
-        panel.plot(training.steps, training.values, color=TRAINING, alpha=0.25, linewidth=0.8)
-        panel.plot(training.steps, smoothed(training.values), color=TRAINING, linewidth=1.8, label="training")
-    if "eval/" + key in metrics:
-        held_out = metrics["eval/" + key]
-        label = "held out, last " + _worded(key, held_out.values[-1])
-        panel.plot(held_out.steps, held_out.values, color=HELD_OUT, linewidth=1.8, marker=".", label=label)
-    panel.set_title(title, loc="left", fontsize=11)
-    panel.set_xlabel("steps")
-    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panel.grid(alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)
+def panels_of(metrics: dict[str, Series]) -> tuple[Panel, ...]:
+    """What there is to draw of the kind of run that left `metrics`."""
+    return PAIR if metrics.keys() & {"generator/loss", "eval/generator/loss"} else ALONE
+
+
+def _draw_panel(axes: Axes, metrics: dict[str, Series], panel: Panel) -> None:
+    if panel.key in metrics:
+        training = metrics[panel.key]
+        axes.plot(training.steps, training.values, color=TRAINING, alpha=0.25, linewidth=0.8)
+        axes.plot(training.steps, smoothed(training.values), color=TRAINING, linewidth=1.8, label="training")
+    if "eval/" + panel.key in metrics:
+        held_out = metrics["eval/" + panel.key]
+        label = f"held out, last {held_out.values[-1]:{panel.number}}"
+        axes.plot(held_out.steps, held_out.values, color=HELD_OUT, linewidth=1.8, marker=".", label=label)
+    if panel.baseline:
+        _draw_baseline(axes, metrics, panel)
+        axes.set_ylim(bottom=0)
+    if panel.number.endswith("%"):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))  # 10%, but 12.5%
+    axes.set_title(panel.title, loc="left", fontsize=11)
+    axes.set_xlabel("steps")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     if "tokens" in metrics:
-        _add_token_axis(panel, metrics["tokens"])
+        _add_token_axis(axes, metrics["tokens"])
 
 
-def _add_token_axis(panel: Axes, tokens: Series) -> None:
+def _add_token_axis(axes: Axes, tokens: Series) -> None:
     """Tokens above the steps, at the run's mean rate: rows are packed, so that steps differ by a few tokens only."""
     rate = tokens.values[-1] / max(tokens.steps[-1], 1)
     if rate > 0:
-        above = panel.secondary_xaxis("top", functions=(lambda step: step * rate, lambda token: token / rate))
+        above = axes.secondary_xaxis("top", functions=(lambda step: step * rate, lambda token: token / rate))
         above.set_xlabel("tokens")
         above.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _draw_baseline(panel: Axes, metrics: dict[str, Series]) -> None:
-    if "eval/baseline_accuracy" in metrics:
-        value = metrics["eval/baseline_accuracy"].values[-1]
-        label = f"always the most frequent token, {value:.1%}"
-        panel.axhline(value, color=BASELINE, linewidth=1.5, linestyle="--", label=label)
-
-
-def _worded(key: str, value: float) -> str:
-    return f"{value:.1%}" if key == "accuracy" else f"{value:.2f}"
+def _draw_baseline(axes: Axes, metrics: dict[str, Series], panel: Panel) -> None:
+    if panel.baseline in metrics:
+        value = metrics[panel.baseline].values[-1]
+        label = f"{panel.baseline_label}, {value:{panel.number}}"
+        axes.axhline(value, color=BASELINE, linewidth=1.5, linestyle="--", label=label)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

@@ -5,24 +5,27 @@ uint32), and the replacements, each ended by a zero byte; a key's value is where
 little-endian. Source: sentencepiece, `src/normalizer.cc: DecodePrecompiledCharsMap`; Darts-clone, `DoubleArrayUnit`.
 """
 
+import functools
 import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 LEAF = 1 << 31  # marks a unit whose other bits are a value
 
 
-def charsmap_rules(charsmap: bytes) -> dict[str, str]:
+@functools.lru_cache(maxsize=2)  # half a second for sentencepiece's own tables, which are in most models
+def charsmap_rules(charsmap: bytes) -> Mapping[str, str]:
     """What each key of a charsmap becomes: sentencepiece replaces the longest key at each place of a text."""
     if not charsmap:
-        return {}
+        return MappingProxyType({})
     (size,) = struct.unpack_from("<I", charsmap)
     units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
     replacements = charsmap[4 + size :]
     rules = {}
     for key, begin in _entries(units):
         rules[key.decode("utf-8")] = replacements[begin : replacements.index(b"\0", begin)].decode("utf-8")
-    return rules
+    return MappingProxyType(rules)  # callers share it
 
 
 def _entries(units: Sequence[int]) -> list[tuple[bytes, int]]:

@@ -9,6 +9,7 @@ several characters stands for, and `Precompiled` sees one character at a time, f
 out otherwise is found by trying all keys and all characters, and carried around both steps by a mark.
 """
 
+import functools
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -51,7 +52,7 @@ def sentencepiece_normalizer(
         steps.append(_break_at_punctuation())
     steps.append(normalizers.Prepend(CHUNK))
     if rules:
-        steps += _table_steps(spec.precompiled_charsmap, rules, symbols)
+        steps += _table_steps(spec.precompiled_charsmap, tuple(symbols))
     steps += _white_space_steps(spec)
     steps += [_replace(ESCAPE + ESCAPED[1], SEPARATOR), _replace(ESCAPE + ESCAPED[0], ESCAPE)]
     return normalizers.Sequence(steps)
@@ -75,6 +76,7 @@ def _check_characters(rules: Mapping[str, str], symbols: Iterable[str]) -> None:
         raise Refused(f"the model's normalisation uses {min(found)!r}, which tokenizer.json needs for itself")
 
 
+@functools.cache
 def _lower_case_steps() -> list[normalizers.Normalizer]:
     """str.lower: the library's, which goes by single characters, after the sigmas that end a word.
 
@@ -91,13 +93,16 @@ def _lower_case_steps() -> list[normalizers.Normalizer]:
     return [final_sigma, *before, lower, *after]
 
 
+@functools.cache
 def _break_at_punctuation() -> normalizers.Normalizer:
     punctuation = character_class(filter(is_punctuation, _every_character()))
     return _replace_pattern(f"(?<={punctuation})(?!\\z)|(?!\\A)(?={punctuation})", CHUNK)
 
 
-def _table_steps(charsmap: bytes, rules: Mapping[str, str], symbols: list[str]) -> list[normalizers.Normalizer]:
+@functools.lru_cache(maxsize=4)  # seconds; most models have sentencepiece's own table
+def _table_steps(charsmap: bytes, symbols: tuple[str, ...]) -> list[normalizers.Normalizer]:
     """The replacements of the table; user-defined symbols are not looked at."""
+    rules = charsmap_rules(charsmap)
     keys = [key for key in rules if len(key) > 1]
     units = "|".join([f"{ESCAPE}.", *map(literal, sorted(symbols, key=len, reverse=True)), longest_of(keys), "."])
     mapping = [*([normalizers.NFKC()] if keys else []), normalizers.Precompiled(charsmap)]
