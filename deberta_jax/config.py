@@ -320,7 +320,7 @@ class Config:
         )
         require(
             (self.rtd is not None) == (self.objective == "rtd"),
-            f"objective {self.objective!r} with rtd {'set' if self.rtd else 'None'}; start from configs/rtd.py for 'rtd'",
+            f"objective {self.objective!r} and rtd {'set' if self.rtd else 'None'}: start from configs/rtd.py for 'rtd'",
         )
         if self.rtd is not None:
             self._check_pair(self.rtd)

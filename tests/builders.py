@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.tree_util import keystr
+from ml_collections import ConfigDict
 
 from configs import base
+from configs.rtd import as_pair
 from deberta_jax import config
 from deberta_jax.config import Config, ModelConfig
 from deberta_jax.dist.axes import unboxed
@@ -76,3 +78,14 @@ def packed_batch(rows: int = 4, length: int = 24, predictions: int = 6, seed: in
         "rows": np.arange(rows, dtype=np.int32),
         "examples": np.arange(rows, dtype=np.int32),
     }
+
+
+def tiny_pair_config(**changes: Any) -> Config:
+    """A run of a tiny pair, 2 layers each; `changes` are keys of config.rtd, and `model` a group of both models' keys.
+
+    Half of the discriminator's layers would be too few for the generator's decoder.
+    """
+    c = as_pair(ConfigDict(config.to_dict(tiny_config(num_layers=2))))
+    c.rtd.generator.num_layers = 2
+    c.update({"model": changes.pop("model", {}), "rtd": changes})
+    return config.build(c)

@@ -7,12 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from deberta_jax import config as configs
 from deberta_jax.config import Config
 from deberta_jax.data.prepare import Job, prepare
 from deberta_jax.data.prepared import Manifest
 from deberta_jax.flags import load_config
+from deberta_jax.train.checkpoint import Checkpoints
+from deberta_jax.train.session import CHECKPOINTS
+from deberta_jax.train.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 FAST_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -38,6 +45,12 @@ TINY = {
     "eval.max_rows": 40,
     "eval.samples": 2,
     "checkpoint.every_steps": 3,
+}
+TINY_PAIR = {
+    "rtd.generator.num_layers": 2,  # half of the discriminator's are too few for the decoder
+    "rtd.generator.intermediate_size": 48,  # so that nobody can take one model for the other
+    "rtd.optimizer.learning_rate": 1e-3,
+    "checkpoint.every_minutes": 0.0,
 }
 
 
@@ -73,6 +86,31 @@ def tiny_config(prepared: Path, **changes: object) -> Config:
     source, *overrides = tiny_flags(prepared, **changes)
     path = ROOT / source.removeprefix("--config=")
     return configs.build(load_config([f"--config={path}", *overrides]).config)
+
+
+def tiny_pair_flags(prepared: Path, **changes: object) -> list[str]:
+    """The --config flags of a tiny run with a generator and a discriminator; `changes` as for `tiny_flags`."""
+    _, *flags = tiny_flags(prepared, **(TINY_PAIR | changes))
+    return ["--config=configs/laptop_rtd.py", *flags]
+
+
+def tiny_pair_config(prepared: Path, **changes: object) -> Config:
+    """The Config that `tiny_pair_flags` stand for."""
+    source, *overrides = tiny_pair_flags(prepared, **changes)
+    path = ROOT / source.removeprefix("--config=")
+    return configs.build(load_config([f"--config={path}", *overrides]).config)
+
+
+def save_run(
+    workdir: Path, config: Config, params: Any, meta: dict[str, Any], *, step: int = 0, opt_state: Any = ()
+) -> Path:
+    """`workdir` with a checkpoint of any parameters, as a run of `config` leaves it."""
+    counts = {"step": jnp.int32(step), "skipped": jnp.int32(0)}
+    state = TrainState(**counts, params=jax.tree.map(jnp.asarray, params), opt_state=opt_state)
+    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint, time.monotonic) as saves:
+        saves.save(step, state, meta)
+        saves.wait()
+    return workdir
 
 
 def start(program: str, *flags: str, devices: int = 1, cache: Path | None = None) -> subprocess.Popen:

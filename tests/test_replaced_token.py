@@ -8,7 +8,7 @@ import pytest
 import slow_heads
 from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
 from deberta_jax.model.encoder import Encoder
-from deberta_jax.model.replaced_token import ReplacedTokenDetector, ReplacedTokenHead
+from deberta_jax.model.replaced_token import ReplacedTokenDetector, ReplacedTokenHead, first_of_document
 
 ONE_DOCUMENT = np.ones((3, 10), np.int32)
 
@@ -41,6 +41,47 @@ def test_a_token_is_judged_by_itself_and_the_first_one():
         x_ble[:, changed] += 1 + states()[:, 1]
         differs = before != np.asarray(head.apply({"params": params}, x_ble, ONE_DOCUMENT))
         assert differs.all() if changed == 0 else (differs == (np.arange(10) == changed)[None]).all()
+
+
+# Three documents of four tokens each: one after another, padding before and between them, holes in them, interleaved.
+ARRANGEMENTS = np.array(
+    [
+        [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 0, 0, 0],
+        [0, 0, 1, 1, 1, 1, 0, 2, 2, 2, 2, 3, 3, 3, 3],
+        [0, 2, 0, 2, 2, 2, 1, 1, 0, 1, 1, 3, 3, 3, 3],
+        [3, 1, 2, 1, 3, 0, 2, 2, 1, 3, 1, 0, 3, 2, 0],
+    ],
+    np.int32,
+)
+
+
+def test_each_document_of_a_row_is_judged_as_if_it_were_a_row_of_its_own():
+    head, params = head_and_params()
+    x_ble = states(*ARRANGEMENTS.shape)
+    packed = np.asarray(head.apply({"params": params}, x_ble, ARRANGEMENTS))
+    places = [(row, number) for row in range(len(ARRANGEMENTS)) for number in (1, 2, 3)]
+    documents = np.stack([x_ble[row][ARRANGEMENTS[row] == number] for row, number in places])
+    alone = head.apply({"params": params}, documents, np.ones((len(places), 4), np.int32))
+    for (row, number), logits in zip(places, alone, strict=True):
+        np.testing.assert_allclose(packed[row][ARRANGEMENTS[row] == number], logits, rtol=1e-6, atol=1e-6)
+    slow = slow_heads.replaced_token_logits(params, "gelu", 1e-7, x_ble, ARRANGEMENTS)
+    np.testing.assert_allclose(packed[ARRANGEMENTS > 0], slow[ARRANGEMENTS > 0], rtol=1e-6, atol=1e-6)
+
+
+def slow_first_of_document(document_bl):
+    is_first = np.zeros((*document_bl.shape, document_bl.shape[1]), bool)
+    for b, row in enumerate(document_bl.tolist()):
+        for q, document in enumerate(row):
+            if document > 0:
+                is_first[b, q, row.index(document)] = True
+    return is_first
+
+
+def test_the_first_of_a_document_is_its_first_real_position():
+    masks = np.random.default_rng(0).random((30, 15)) < 0.6  # with holes, padding on either side
+    anywhere = np.random.default_rng(1).integers(0, 4, (30, 15))
+    for document_bl in (ARRANGEMENTS, masks.astype(np.int32), anywhere, np.zeros((2, 15), np.int32)):
+        np.testing.assert_array_equal(first_of_document(document_bl), slow_first_of_document(document_bl))
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import pytest
 
 from deberta_jax.train import checkpoint
 from deberta_jax.train.loop import last_evaluated
-from runs import finish, metrics, start, tiny_flags, wait_for
+from runs import finish, metrics, start, tiny_flags, tiny_pair_flags, wait_for
 
 pytestmark = [pytest.mark.two_process, pytest.mark.slow]
 STEPS = 24  # of the runs that are stopped more than once
@@ -47,9 +47,9 @@ def examples(notes: Path) -> list[list[int]]:
 def troubled(launch: Callable, prepared: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Starts a tiny run under WORKDIR that strikes itself; its notes go to WORKDIR.notes."""
 
-    def begin(workdir: str, name: str, moment: str, **changes) -> subprocess.Popen:
+    def begin(workdir: str, name: str, moment: str, flags_of=tiny_flags, **changes) -> subprocess.Popen:
         notes = tmp_path / f"{workdir}.notes"
-        flags = [*tiny_flags(prepared, **changes), f"--workdir={tmp_path / workdir}"]
+        flags = [*flags_of(prepared, **changes), f"--workdir={tmp_path / workdir}"]
         start_it = start if moment == "compiling" else launch  # there must be something to compile
         return start_it("tests/troubled_train.py", name, moment, str(notes), *flags)
 
@@ -69,6 +69,28 @@ def test_killed_after_three_steps_and_run_again_it_equals_six_in_one_go(micro_ba
     assert len(given) == 6
     assert len({row for batch in given for row in batch}) == 6 * 8  # none twice in an epoch
     assert examples(tmp_path / "killed.notes")[-3:] == given[3:]
+
+
+PAIR = {"flags_of": tiny_pair_flags, "micro_batches": 2, "rtd__scheme": "decoupled", "rtd__embedding_sharing": "gdes"}
+
+
+def test_a_pair_that_is_killed_or_stopped_and_run_again_equals_the_one_left_alone(troubled, tmp_path):
+    """Both models, the optimizers of both (their learning rates differ), dropout and draws of both."""
+    whole = finish(troubled("whole", "SIGTERM", "never", **PAIR))
+    assert whole.returncode == 0, whole.stderr
+    assert arrays(tmp_path / "whole", 6)["opt_state"].keys() == {"generator", "discriminator"}
+    for workdir, name, moment, ends, step in [
+        ("killed", "SIGKILL", "saved:3", -signal.SIGKILL, 3),
+        ("stopped", "SIGTERM", "training", 75, None),
+    ]:
+        stopped = finish(troubled(workdir, name, moment, **PAIR))
+        assert stopped.returncode == ends, stopped.stderr
+        at = checkpoint.newest_good(tmp_path / workdir / "checkpoints")
+        assert at == step or (step is None and 0 < at < 6)
+        again = finish(troubled(workdir, "SIGTERM", "never", **PAIR))
+        assert again.returncode == 0, again.stderr
+        assert f"resuming {tmp_path / workdir} at step {at}" in again.stderr
+        assert_same_run(tmp_path / workdir, tmp_path / "whole", step=6)
 
 
 @pytest.fixture(scope="module")

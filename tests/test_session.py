@@ -5,15 +5,21 @@ import json
 import logging
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import builders
+import eval as eval_command
 from deberta_jax import config as configs
+from deberta_jax import errors
 from deberta_jax.data.prepared import read_manifest
 from deberta_jax.errors import Refused
 from deberta_jax.flags import read_config
 from deberta_jax.tokenizers import load_tokenizer
 from deberta_jax.train import session
-from runs import tiny_config
+from deberta_jax.train.build import build_run
+from runs import save_run, tiny_config, tiny_pair_config, tiny_pair_flags
 
 PATH = Path("runs/x/checkpoints/3")
 
@@ -22,6 +28,12 @@ PATH = Path("runs/x/checkpoints/3")
 def meta(prepared) -> dict:
     """What a checkpoint of a tiny run says, as it comes back from disk."""
     return json.loads(json.dumps(session.meta_of(tiny_config(prepared), [read_manifest(prepared)])))
+
+
+@pytest.fixture
+def meta_of_pair(prepared) -> dict:
+    """The same of a run that trains a generator and a discriminator."""
+    return json.loads(json.dumps(session.meta_of(tiny_pair_config(prepared), [read_manifest(prepared)])))
 
 
 def changed(meta: dict, key: str, value: object) -> dict:
@@ -99,11 +111,88 @@ def test_what_may_change_half_way_is_allowed_and_said(key, value, meta, caplog):
     assert record.message.endswith(f"is {value!r}")
 
 
+FIXED_OF_PAIR = {
+    "rtd.embedding_sharing": "none",
+    "rtd.generator.num_layers": 3,
+    "rtd.generator.intermediate_size": 64,
+    "rtd.generator.decoder": "none",
+    "model.num_layers": 3,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), FIXED_OF_PAIR.items())
+def test_what_makes_it_another_pair_is_refused_by_name(key, value, meta_of_pair):
+    with pytest.raises(Refused, match=f"{PATH} is of another run: {key} was .*, is {value!r}$"):
+        session.check_same_run(changed(meta_of_pair, key, value), meta_of_pair, PATH)
+
+
+FREE_OF_PAIR = {
+    "rtd.loss_weight": 10.0,
+    "rtd.temperature": 0.5,
+    "rtd.scheme": "joint",
+    "rtd.optimizer.learning_rate": 1e-5,
+    "rtd.generator.hidden_dropout": 0.0,
+    "rtd.generator_init_from": "fresh",
+}
+
+
+@pytest.mark.parametrize(("key", "value"), FREE_OF_PAIR.items())
+def test_what_may_change_half_way_in_a_pair_is_allowed_and_said(key, value, meta_of_pair, caplog):
+    was = copy.deepcopy(meta_of_pair)
+    session.check_same_run(changed(meta_of_pair, key, value), was, PATH)
+    (record,) = caplog.records
+    assert record.message.startswith(f"resuming with a change: {key} was ")
+    assert record.message.endswith(f", is {value!r}")
+
+
 def test_a_key_that_a_newer_version_adds_is_said_too(meta, caplog):
     older = copy.deepcopy(meta)
     del older["config"]["optimizer"]["end_fraction"]
     session.check_same_run(meta, older, PATH)
     assert "optimizer.end_fraction was None" in caplog.text
+
+
+DIFFERENT = {  # the objective that was saved, the config (None: a single model, else a pair's changes), what is said
+    "a single model's": ("mlm", {}, "was trained for 'mlm', the config says 'rtd'"),
+    "a pair's": ("rtd", None, "was trained for 'rtd', the config says 'mlm'"),
+    "other tables": (
+        *("rtd", {"embedding_sharing": "shared"}),
+        "has rtd.embedding_sharing 'gdes', the config says 'shared'",
+    ),
+    "another generator": (
+        *("rtd", {"generator": {"num_layers": 3}}),
+        "has rtd.generator.num_layers 2, the config says 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("saved", "changes", "message"), DIFFERENT.values(), ids=DIFFERENT)
+def test_parameters_of_another_objective_or_pair_are_not_read(saved, changes, message, tmp_path):
+    config = builders.tiny_pair_config() if saved == "rtd" else builders.tiny_config()
+    save_run(tmp_path, config, {"x": 0.0}, {"config": configs.to_dict(config)}, step=3)
+    wanted = builders.tiny_config() if changes is None else builders.tiny_pair_config(**changes)
+    with pytest.raises(Refused, match=f"^checkpoint {tmp_path}/checkpoints/3 {message}$"):
+        session.trained_params(build_run(wanted, builders.LEXICON), tmp_path)
+
+
+def test_parameters_of_a_pair_come_back_as_they_were_saved(tmp_path):
+    config = builders.tiny_pair_config()
+    run = build_run(config, builders.LEXICON)
+    params = builders.scrambled(run.abstract.params)
+    save_run(tmp_path, config, params, {"config": configs.to_dict(config)}, step=3)
+    step, found = session.trained_params(run, tmp_path)
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_eval_names_the_objective_that_a_run_was_not_trained_for(prepared, tmp_path, capsys):
+    config = tiny_config(prepared)
+    save_run(tmp_path, config, {"x": 0.0}, {"config": configs.to_dict(config)}, step=3)
+    session.write_run_files(tmp_path, config, load_tokenizer(prepared / "tokenizer"))
+    argv = [f"--workdir={tmp_path}", "--fill_mask=ba [MASK] do.", *tiny_pair_flags(prepared)]
+    assert errors.run(eval_command.main, argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"refused: checkpoint {tmp_path}/checkpoints/3 was trained for 'mlm', the config says 'rtd'"
 
 
 def test_nested_values_are_flattened_to_dotted_keys():

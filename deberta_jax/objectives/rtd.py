@@ -194,6 +194,8 @@ def _summary(weight: float, sums: Sums) -> dict[str, float]:
 
 
 def _conclusion(scores: dict[str, float]) -> str:
+    if not scores["replaced"]:
+        return f"the generator replaced none of {scores['judgements']:.0f} tokens: there was nothing to find"
     f1, baseline = scores["discriminator/f1"], scores["always_replaced/f1"]
     return (
         f"generator loss {scores['generator/loss']:.3f}, accuracy {scores['generator/accuracy']:.1%}; "

@@ -3,6 +3,10 @@
 python -m deberta_jax.tools.convert --source=HF_DIR --output=WORKDIR      config.json + safetensors or pytorch_model.bin
 python -m deberta_jax.tools.convert --checkpoint=WORKDIR --output=HF_DIR  what transformers' from_pretrained loads
 
+Of a run with the objective rtd, HF_DIR/discriminator gets the discriminator, its word table whole (the generator's plus
+the difference that was trained), and HF_DIR/generator the masked language model; with --head=rtd or --head=mlm that
+model alone goes into HF_DIR itself.
+
 Training starts from a converted workdir with train.py --config.init_from=WORKDIR; eval.py --fill_mask reads it as it
 is. Run it where configs/ is: a workdir's config.json takes what the weights do not say from --config.
 """
@@ -20,6 +24,7 @@ HEADS = (
     *("auto", "encoder", "mlm", "rtd", "sequence_classification", "token_classification"),
     *("question_answering", "multiple_choice"),
 )
+OF_PAIR = {"rtd": "discriminator", "mlm": "generator"}  # head -> model of a run with the objective rtd
 
 
 def main(argv: list[str]) -> None:
@@ -32,7 +37,7 @@ def main(argv: list[str]) -> None:
         config = configs.build(flags.read_config(args.config, []).config)
         import_directory(args, config)
     else:
-        export_workdir(args.checkpoint, args.output)
+        export_workdir(args.checkpoint, args.output, args.head)
 
 
 def _parser() -> flags.Arguments:
@@ -40,7 +45,8 @@ def _parser() -> flags.Arguments:
     parser.add_argument("--source", type=Path, help="directory of Hugging Face or Microsoft")
     parser.add_argument("--checkpoint", type=Path, help="workdir of a run, or a converted one")
     parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--head", default="auto", choices=HEADS, help="of --source; auto: the one that is in the file")
+    which = "of --source; auto: the one that is in the file. Of --checkpoint with two models: rtd or mlm, auto: both"
+    parser.add_argument("--head", default="auto", choices=HEADS, help=which)
     parser.add_argument("--decoder", default="auto", choices=("auto", "emd", "none"), help="of --source, for head mlm")
     parser.add_argument("--allow", action="append", default=[], help="pattern of tensors that may be missing or unused")
     parser.add_argument("--vocab_size", type=flags.whole_number, help="rows of the word table, to add tokens")
@@ -104,30 +110,68 @@ def _save_params(workdir: Path, config: configs.Config, params, meta: dict) -> N
         checkpoints.wait()
 
 
-def export_workdir(workdir: Path, output: Path) -> None:
-    """Writes the newest good checkpoint of a workdir as a directory that transformers reads."""
-    from deberta_jax.config import HeadConfig
-    from deberta_jax.convert.load import parameter_shapes
-    from deberta_jax.convert.models import build_model
+def export_workdir(workdir: Path, output: Path, head: str) -> None:
+    """Writes the newest good checkpoint of a workdir as a directory that transformers reads, or as two of them."""
+    from deberta_jax.convert.hf_config import fields_of
     from deberta_jax.convert.save import save_pretrained
-    from deberta_jax.convert.source import ORIGIN
     from deberta_jax.tokenizers import load_tokenizer
     from deberta_jax.train import checkpoint, session
 
     if output.is_dir() and any(output.iterdir()):
         raise Refused(f"{output} is not empty")
-    step, meta = session.trained_step(workdir), session.trained_meta(workdir)
+    step = session.trained_step(workdir)
+    meta = checkpoint.read_meta(workdir / session.CHECKPOINTS, step)
+    read = _read_model if "head" in meta or meta["config"]["objective"] != "rtd" else _read_pair
+    models = read(workdir, step, meta, head)
+    for model, _ in models.values():
+        fields_of(model.cfg)  # refuses what transformers lacks before the first of two is written
+    directory = workdir / session.TOKENIZER
+    tokenizer = load_tokenizer(directory) if directory.is_dir() else None
+    for name, (model, params) in models.items():
+        place = output / OF_PAIR[name] if len(models) > 1 else output
+        save_pretrained(place, model, params, tokenizer=tokenizer)
+        print(f"{place}: step {step} of {workdir}, head {name}")
+
+
+def _read_model(workdir: Path, step: int, meta: dict, asked: str) -> dict:
+    """{head: (model, parameters)} of a workdir that holds one model."""
+    from deberta_jax.config import HeadConfig
+    from deberta_jax.convert.load import parameter_shapes
+    from deberta_jax.convert.models import build_model
+    from deberta_jax.convert.source import ORIGIN
+    from deberta_jax.train import checkpoint, session
+
     config = configs.build(meta["config"])
     # A run's own checkpoint names no head: it has its objective's.
     head, head_values = meta.get("head", config.objective), meta.get("head_config")
+    if asked not in ("auto", head):
+        raise Refused(f"{workdir} has the head {head!r}, --head={asked} asks for another; leave it out")
     head_cfg = HeadConfig(**head_values | {"labels": tuple(head_values["labels"])}) if head_values else None
     origin = str(workdir) if (workdir / ORIGIN).is_file() else ""
     model = build_model(head, config.model, head_cfg, origin=origin)
-    params = checkpoint.restore_params(workdir / session.CHECKPOINTS, step, parameter_shapes(model))
-    directory = workdir / session.TOKENIZER
-    tokenizer = load_tokenizer(directory) if directory.is_dir() else None
-    save_pretrained(output, model, params, tokenizer=tokenizer)
-    print(f"{output}: step {step} of {workdir}, head {head}")
+    return {head: (model, checkpoint.restore_params(workdir / session.CHECKPOINTS, step, parameter_shapes(model)))}
+
+
+def _read_pair(workdir: Path, step: int, meta: dict, asked: str) -> dict:
+    """{head: (model, parameters)} of the models that are `asked` for, each whole, of a run that trains two."""
+    import jax
+
+    from deberta_jax.convert.load import parameter_shapes
+    from deberta_jax.convert.models import build_model
+    from deberta_jax.objectives.rtd import sharing_of
+    from deberta_jax.train import checkpoint, session
+
+    if asked not in ("auto", *OF_PAIR):
+        named = " and ".join(f"a {model} ({head})" for head, model in OF_PAIR.items())
+        raise Refused(f"{workdir} holds {named}, none with the head {asked!r}")
+    config = configs.build(meta["config"])
+    sharing, place = sharing_of(config), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    models = {"mlm": build_model("mlm", config.rtd.generator, None), "rtd": build_model("rtd", config.model, None)}
+    shapes = jax.eval_shape(sharing.pair, *map(parameter_shapes, models.values()))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+    pair = checkpoint.restore_params(workdir / session.CHECKPOINTS, step, shapes)
+    params = {"mlm": pair["generator"], "rtd": sharing.discriminator(pair)}
+    return {head: (models[head], params[head]) for head in OF_PAIR if asked in ("auto", head)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The state that a run starts from: where it stopped, other runs' parameters, or fresh ones."""
 
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax import config as configs
-from deberta_jax.config import FRESH, Config
-from deberta_jax.errors import Refused
-from deberta_jax.objectives import OBJECTIVES
+from deberta_jax.config import FRESH, ModelConfig
+from deberta_jax.errors import Refused, nearest
+from deberta_jax.objectives.base import WHOLE
 from deberta_jax.objectives.embedding_sharing import (
     DISCRIMINATOR,
     GENERATOR,
@@ -19,7 +21,7 @@ from deberta_jax.objectives.embedding_sharing import (
     with_embeddings,
 )
 from deberta_jax.objectives.models import init_of
-from deberta_jax.objectives.rtd import sharing_of
+from deberta_jax.objectives.rtd import replaced_token_detection, sharing_of
 from deberta_jax.train import checkpoint, session
 from deberta_jax.train.build import Run
 from deberta_jax.train.session import CHECKPOINTS
@@ -39,112 +41,58 @@ def starting_state(run: Run, workdir: Path, meta: dict[str, Any]) -> TrainState:
         return checkpoint.restore(directory, step, run.abstract)
     if not run.config.init_from:
         return run.fresh()
-    initialise = _model if run.config.rtd is None else _pair
-    return run.fresh().replace(params=initialise(run, meta["tokenizer"]))
+    found = _found(run, meta["tokenizer"])  # first: what does not fit is told before anything is made
+    state = run.fresh()
+    return state.replace(params=found[WHOLE] if WHOLE in found else _pair(run, state.params, found))
 
 
-def _model(run: Run, tokenizer: str) -> Any:
-    """The parameters of a run that trains one model."""
-    return Source("init_from", run.config.init_from, tokenizer).masked_model(run, "model", run.config.model)
+def _found(run: Run, tokenizer: str) -> dict[str, Any]:
+    """Parameters of the models that do not start afresh: {WHOLE: ...}, or those of a pair by their names."""
+    config = run.config
+    if config.rtd is None:
+        source = Source(run, "init_from", config.init_from, tokenizer)
+        return {WHOLE: source.masked_model("model", config.model)}
+    sources = _sources(run, tokenizer)
+    found = {}
+    if GENERATOR in sources:
+        found[GENERATOR] = sources[GENERATOR].masked_model("rtd.generator", config.rtd.generator)
+    if DISCRIMINATOR in sources:
+        found[DISCRIMINATOR] = sources[DISCRIMINATOR].discriminator(config.model)
+    return found
 
 
-def _pair(run: Run, tokenizer: str) -> Any:
-    """The parameters of a pair, each model from its own place.
+def _sources(run: Run, tokenizer: str) -> dict[str, "Source"]:
+    """Where the models of a pair come from; those that start afresh are left out."""
+    config, generator = run.config, run.config.rtd.generator_init_from
+    sources = {}
+    if config.init_from != FRESH:
+        sources[DISCRIMINATOR] = Source(run, "init_from", config.init_from, tokenizer)
+    if not generator:  # then init_from is a workdir: RTDConfig says so
+        if not sources[DISCRIMINATOR].holds_pair:
+            remedy = f"name its workdir in rtd.generator_init_from, or say {FRESH!r}"
+            raise Refused(f"init_from: {config.init_from} holds one model, no generator beside it; {remedy}")
+        sources[GENERATOR] = sources[DISCRIMINATOR]
+    elif generator != FRESH:
+        sources[GENERATOR] = Source(run, "rtd.generator_init_from", generator, tokenizer)
+    return sources
+
+
+def _pair(run: Run, fresh: Any, found: dict[str, Any]) -> Any:
+    """The parameters of a pair: the models that were `found`, the rest `fresh`.
 
     A model that starts afresh takes the tables of the other where they share them.
     """
-    config, sharing = run.config, sharing_of(run.config)
-    fresh = run.fresh().params
-    models = {GENERATOR: fresh[GENERATOR], DISCRIMINATOR: sharing.discriminator(fresh)}
-    sources = _sources(config, tokenizer)
-    if GENERATOR in sources:
-        models[GENERATOR] = sources[GENERATOR].masked_model(run, "rtd.generator", config.rtd.generator)
-    if DISCRIMINATOR in sources:
-        models[DISCRIMINATOR] = sources[DISCRIMINATOR].discriminator(run, models[DISCRIMINATOR])
-    if sources.keys() == {GENERATOR}:
+    sharing = sharing_of(run.config)
+    afresh = {GENERATOR: fresh[GENERATOR], DISCRIMINATOR: sharing.discriminator(fresh)}
+    models = {name: model | found.get(name, {}) for name, model in afresh.items()}  # its own head where none was found
+    if found.keys() == {GENERATOR}:
         models[DISCRIMINATOR] = _with_tables(models[DISCRIMINATOR], models[GENERATOR], sharing)
-    if sources.keys() == {DISCRIMINATOR}:
+    if found.keys() == {DISCRIMINATOR}:
         models[GENERATOR] = _with_tables(models[GENERATOR], models[DISCRIMINATOR], sharing)
     if sharing.mode == "shared":
         _check_one_table(models, sharing)
     placed = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.params)
     return jax.jit(sharing.pair, out_shardings=placed)(models[GENERATOR], models[DISCRIMINATOR])
-
-
-def _sources(config: Config, tokenizer: str) -> dict[str, "Source"]:
-    """Where the models of a pair come from; those that start afresh are left out."""
-    sources = {}
-    if config.init_from != FRESH:
-        sources[DISCRIMINATOR] = Source("init_from", config.init_from, tokenizer)
-    if config.rtd.generator_init_from:
-        if config.rtd.generator_init_from != FRESH:
-            sources[GENERATOR] = Source("rtd.generator_init_from", config.rtd.generator_init_from, tokenizer)
-    elif sources[DISCRIMINATOR].holds_pair:
-        sources[GENERATOR] = sources[DISCRIMINATOR]
-    else:
-        raise Refused(
-            f"init_from: {config.init_from} holds no generator; name one in rtd.generator_init_from, or say {FRESH!r}"
-        )
-    return sources
-
-
-class Source:
-    """A workdir, of a run or converted, that models are taken from."""
-
-    def __init__(self, key: str, workdir: str, tokenizer: str):
-        self._directory = Path(workdir) / CHECKPOINTS
-        self._key, self._workdir = key, workdir
-        step = checkpoint.newest_good(self._directory)
-        if step is None:
-            raise Refused(f"{key}: {workdir} holds no complete checkpoint")
-        meta = checkpoint.read_meta(self._directory, step)
-        if meta["tokenizer"] != tokenizer:
-            raise Refused(f"{key}: {workdir} was trained with another tokenizer than the data")
-        self._step, self._config = step, configs.build(meta["config"])
-        self._head = meta.get("head", self._config.objective)  # converted workdirs name their head
-        self.holds_pair = self._head == "rtd" and self._config.rtd is not None
-
-    def masked_model(self, run: Run, name: str, wanted: configs.ModelConfig) -> Any:
-        """The parameters of the model that predicts masked tokens; it must be as `wanted`, config.`name`."""
-        if self.holds_pair:
-            self._check(name, wanted, self._config.rtd.generator)
-            return self._restored(run, OBJECTIVES["rtd"](self._config, run.lexicon).init)[GENERATOR]
-        if self._head != "mlm":
-            raise Refused(f"{self._key}: {self._workdir} has the head {self._head!r}, masked tokens need 'mlm'")
-        self._check(name, wanted, self._config.model)
-        return self._restored(run, init_of("mlm", self._config.model))
-
-    def discriminator(self, run: Run, fresh: Any) -> Any:
-        """The parameters of a whole discriminator; the head is that of `fresh` where there is only an encoder."""
-        if self._head in ("rtd", "encoder") or self._head == "mlm":
-            but = () if self._head == "rtd" else _only_used_by_decoders(run.config.model)
-            self._check("model", run.config.model, self._config.model, but=but)
-        if self.holds_pair:
-            pair = self._restored(run, OBJECTIVES["rtd"](self._config, run.lexicon).init)
-            return sharing_of(self._config).discriminator(pair)
-        if self._head not in ("rtd", "mlm", "encoder"):
-            raise Refused(f"{self._key}: {self._workdir} has the head {self._head!r}, a discriminator starts from none")
-        model = self._restored(run, init_of(self._head, self._config.model))
-        if self._head == "rtd":
-            return model
-        log.warning("%s: %s has no head for replaced tokens: it starts afresh", self._key, self._workdir)
-        encoder = model if self._head == "encoder" else model["encoder"]
-        kept = {name: encoder["embeddings"][name] for name in embeddings_of(fresh)}
-        return {**fresh, "encoder": {**encoder, "embeddings": kept}}
-
-    def _check(self, name: str, wanted: configs.ModelConfig, found: configs.ModelConfig, but: tuple = ()) -> None:
-        path = self._directory / str(self._step)
-        session.check_same_model(name, wanted, session.flat(configs.to_dict(found)), path, but=but)
-
-    def _restored(self, run: Run, init) -> Any:
-        log.warning("parameters from %s, step %d", self._workdir, self._step)
-        shapes = abstract(init, run.config.rules, run.mesh)
-        return checkpoint.restore_params(self._directory, self._step, shapes)
-
-
-def _only_used_by_decoders(model: configs.ModelConfig) -> tuple[str, ...]:
-    """Keys in which an encoder may differ from the masked language model that it comes from."""
-    return ("decoder",) if model.has_absolute_positions else ("decoder", "max_position_embeddings")
 
 
 def _with_tables(model: Any, other: Any, sharing: TableSharing) -> Any:
@@ -158,6 +106,84 @@ def _check_one_table(models: dict[str, Any], sharing: TableSharing) -> None:
         one, other = (embeddings_of(model)[table] for model in models.values())
         if not bool(jnp.array_equal(one, other)):
             raise Refused(
-                f"rtd.embedding_sharing is 'shared', but init_from and rtd.generator_init_from differ in their {table} "
-                "tables; 'gdes' keeps both, as a difference"
+                f"rtd.embedding_sharing is 'shared', but the models of init_from and rtd.generator_init_from have "
+                f"different {table} tables; 'gdes' keeps both, as a difference"
             )
+
+
+class Source:
+    """A workdir, of a run or converted, that models of `run` are taken from; `key` of the config names it."""
+
+    def __init__(self, run: Run, key: str, workdir: str, tokenizer: str):
+        self._run, self._key, self._workdir = run, key, workdir
+        self._directory = Path(workdir) / CHECKPOINTS
+        self._step = self._newest()
+        meta = checkpoint.read_meta(self._directory, self._step)
+        self._check_tokenizer(meta["tokenizer"], tokenizer)
+        self._config = configs.build(meta["config"])
+        converted = "head" in meta  # a run's own checkpoint names no head: it has its objective's
+        self._head = meta["head"] if converted else self._config.objective
+        self.holds_pair = self._head == "rtd" and not converted
+
+    def masked_model(self, name: str, wanted: ModelConfig) -> Any:
+        """The parameters of the model that predicts masked tokens; it must be as `wanted`, config.`name`."""
+        if self.holds_pair:
+            self._check(name, wanted, self._config.rtd.generator)
+            return self._pair[GENERATOR]
+        if self._head != "mlm":
+            raise Refused(f"{self._key}: {self._workdir} has the head {self._head!r}, masked tokens need 'mlm'")
+        self._check(name, wanted, self._config.model)
+        return self._restored(init_of("mlm", self._config.model))
+
+    def discriminator(self, wanted: ModelConfig) -> Any:
+        """The parameters of a whole discriminator, as `wanted`; without its head where the source has another."""
+        if self._head not in ("rtd", "mlm", "encoder"):
+            heads = "'rtd', 'mlm' or 'encoder'"
+            raise Refused(f"{self._key}: {self._workdir} has the head {self._head!r}, a discriminator needs {heads}")
+        self._check("model", wanted, self._config.model, but=_only_used_by_decoders(wanted))
+        if self.holds_pair:
+            model = sharing_of(self._config).discriminator(self._pair)
+        else:
+            model = self._restored(init_of(self._head, self._config.model))
+        model = {"encoder": model} if self._head == "encoder" else model
+        if self._head != "rtd":
+            log.warning("%s: %s has no head for replaced tokens: it starts afresh", self._key, self._workdir)
+            model = {"encoder": model["encoder"]}
+        kept = dict(embeddings_of(model))
+        if not wanted.has_absolute_positions:
+            kept.pop("position", None)  # a decoder's
+        return with_embeddings(model, kept)
+
+    @functools.cached_property
+    def _pair(self) -> Any:
+        return self._restored(replaced_token_detection(self._config, self._run.lexicon).init)
+
+    def _newest(self) -> int:
+        step = checkpoint.newest_good(self._directory)
+        if step is None:
+            path = Path(self._workdir)
+            beside = path.parent.iterdir() if path.parent.is_dir() and not path.exists() else ()
+            meant = nearest(path.name, sorted(other.name for other in beside))
+            raise Refused(f"{self._key}: {self._workdir} holds no complete checkpoint{meant}")
+        return step
+
+    def _check_tokenizer(self, found: str, wanted: str) -> None:
+        if not found:
+            remedy = "convert it again with the tokenizer's files (spm.model, ...) beside its config.json"
+            raise Refused(f"{self._key}: {self._workdir} was converted without a tokenizer; {remedy}")
+        if found != wanted:
+            raise Refused(f"{self._key}: {self._workdir} was trained with another tokenizer than the data")
+
+    def _check(self, name: str, wanted: ModelConfig, found: ModelConfig, but: tuple[str, ...] = ()) -> None:
+        path = self._directory / str(self._step)
+        session.check_same_model(name, wanted, session.flat(configs.to_dict(found)), path, but=but)
+
+    def _restored(self, init: Callable[[jax.Array], Any]) -> Any:
+        log.warning("parameters from %s, step %d", self._workdir, self._step)
+        shapes = abstract(init, self._run.config.rules, self._run.mesh)
+        return checkpoint.restore_params(self._directory, self._step, shapes)
+
+
+def _only_used_by_decoders(model: ModelConfig) -> tuple[str, ...]:
+    """Keys in which an encoder may differ from the model with a decoder that it comes from."""
+    return ("decoder",) if model.has_absolute_positions else ("decoder", "max_position_embeddings")
