@@ -318,9 +318,10 @@ class Config:
             self.optimizer.warmup_steps <= self.steps,
             f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}",
         )
+        given = "None" if self.rtd is None else "set"
         require(
             (self.rtd is not None) == (self.objective == "rtd"),
-            f"objective {self.objective!r} and rtd {'set' if self.rtd else 'None'}: start from configs/rtd.py for 'rtd'",
+            f"objective {self.objective!r} and rtd {given}: start from configs/rtd.py for 'rtd'",
         )
         if self.rtd is not None:
             self._check_pair(self.rtd)

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from builders import tiny_model
+from builders import tiny_config, tiny_model, tiny_pair_config
 from configs import sizes
-from deberta_jax.train.flops import mlm_flops_per_row
+from deberta_jax.train.flops import detector_flops_per_row, flops_per_row, mlm_flops_per_row
 
 
 def model_of(size, **changes):
@@ -58,3 +58,30 @@ def test_the_table_is_projected_once_for_a_batch():
     alone, shared = (mlm_flops_per_row(model_of("v3_base"), 512, 77, rows) - rest for rows in (1, 64))
     assert alone == pytest.approx(64 * shared, rel=1e-3)
     assert alone == pytest.approx(3 * 12 * 2 * 2 * 512 * 768 * 768, rel=1e-3)
+
+
+def test_a_discriminator_costs_its_layers_and_a_square_head_at_every_token():
+    """By hand: no position terms, one row at a time, so that only the products of BERT's layers are left."""
+    cfg = model_of("v3_base", pos_att_type=(), position_biased_input=True, decoder="none")
+    n, d, f = 512, 768, 3072
+    layer = 4 * n * d * d + 2 * n * d * f + 2 * n * n * d  # multiply-adds: four square products, two wide, two of n x n
+    head = n * d * d + n * d
+    assert detector_flops_per_row(cfg, n, 1) == 3 * 2 * (12 * layer + head)
+
+
+def test_a_pair_costs_both_models():
+    config = tiny_pair_config()
+    parts = (
+        mlm_flops_per_row(config.rtd.generator, 24, 6, 4),
+        detector_flops_per_row(config.model, 24, 4),
+    )
+    assert flops_per_row(config, 24, 6, 4) == sum(parts)
+    assert flops_per_row(tiny_config(), 24, 6, 4) == mlm_flops_per_row(tiny_config().model, 24, 6, 4)
+
+
+def test_a_pair_of_the_published_size_costs_one_and_a_half_models():
+    """Half the layers with a decoder, and the discriminator's whole stack."""
+    generator, discriminator = model_of("v3_base_generator"), model_of("v3_base", decoder="none")
+    pair = mlm_flops_per_row(generator, 512, 77, 64) + detector_flops_per_row(discriminator, 512, 64)
+    alone = mlm_flops_per_row(model_of("v3_base"), 512, 77, 64)
+    assert 1.4 < pair / alone < 1.8
