@@ -1,6 +1,9 @@
 """Replaced token detection on two CPU cores, models of 7.7M and 5.9M parameters. With configs/laptop.py's data,
 
-python train.py --config=configs/laptop_rtd.py --workdir=runs/laptop-rtd
+    python train.py --config=configs/laptop_rtd.py --config.model.dtype=bfloat16 --workdir=runs/laptop-rtd
+
+takes 13 minutes where the CPU has avx512_bf16 and reaches an F1 of 0.43 on replaced tokens of held-out Wikipedia, 1.7
+times what always saying "replaced" gets (docs/results.md).
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +12,11 @@ from configs import laptop, rtd
 
 
 def get_config() -> ConfigDict:
-    """Two million tokens."""
+    """Two million tokens in small steps, and a generator that learns slowly: see docs/results.md."""
     c = rtd.as_pair(laptop.get_config())
-    c.steps = 489  # x 32 x 128 = 2.0M tokens
+    c.batch_size = 16
+    c.steps = 976  # x 16 x 128 = 2.0M tokens
+    c.optimizer.learning_rate = 1e-3
+    c.rtd.optimizer.learning_rate = 1e-4  # at the discriminator's rate it is ahead, and nothing it draws is found
+    c.eval.every = 122
     return c
