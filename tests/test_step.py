@@ -472,6 +472,25 @@ def test_joint_gradients_are_those_of_one_loss_written_out():
             assert_same_gradients((gradients[group], loss, {}), (other, loss, {}), 1e-5)
 
 
+def test_the_generators_forward_runs_once():
+    """Counted in products and sums of the traced program: what both gradients take by themselves, and no more."""
+    config = small_pair("gdes", "joint")
+    objective, pair, params = OBJECTIVES["rtd"](config, LEXICON), Pair.of(config, LEXICON), under_way(config).params
+    filled = BATCH | {"drawn": BATCH["labels"]}
+    key = next_key(config)
+
+    def operations(function, *arguments):
+        return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+    together = operations(functools.partial(batch_gradients, objective, micro_batches=1), params, BATCH, key)
+    forward = operations(functools.partial(generator_loss, pair), params, BATCH, key, WEIGHTS)
+    parts = [
+        operations(jax.grad(functools.partial(loss, pair), has_aux=True), params, batch, key, WEIGHTS)
+        for loss, batch in ((generator_loss, BATCH), (discriminator_loss, filled))
+    ]
+    assert abs(together - sum(parts)) < 0.01 * forward
+
+
 def test_a_generators_accident_leaves_both_models_as_they_were():
     config = small_pair("gdes", "decoupled")
     before = under_way(config)
