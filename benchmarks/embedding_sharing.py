@@ -31,6 +31,7 @@ from deberta_jax import errors, flags
 from deberta_jax.data.prepared import Manifest, read_manifest, write_text
 from deberta_jax.errors import Refused
 from deberta_jax.reports.curves import Series, read_metrics, smoothed
+from deberta_jax.train.session import flat
 from deberta_jax.train.signals import StopRequest
 
 CONFIG = "configs/laptop_rtd.py"
@@ -77,9 +78,9 @@ class Study:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What runs must agree in to be compared."""
-        common = {"config": self.source, "data": self.data.fingerprint, "steps": self.steps}
-        return common | {"overrides": dict(self.assignments)}
+        """What runs must agree in to be compared: an edited config file makes it another study."""
+        config = flags.read_config(self.source, [*self.assignments, ("steps", str(self.steps))]).config
+        return {"data": self.data.fingerprint} | flat(configs.to_dict(configs.build(config)))
 
 
 @dataclasses.dataclass(frozen=True)

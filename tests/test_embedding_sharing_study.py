@@ -101,7 +101,7 @@ REFUSED = {
     "seeds below zero": (["--seeds=-1"], "argument --seeds: expects whole numbers"),
     "no seeds": (["--seeds="], "argument --seeds: expects whole numbers"),
     "a seed twice": (["--seeds=1,01"], "argument --seeds: names one twice"),
-    "less than a step": (["--tokens=1000"], "--tokens=1000 does not make a step of batch_size 32 x 32 tokens"),
+    "less than a step": (["--tokens=500"], "--tokens=500 does not make a step of batch_size 16 x 32 tokens"),
     "an empty batch": (["--config.batch_size=0"], "does not make a step of batch_size 0"),
     "an unknown key": (["--config.optimizer.learnin_rate=1"], "did you mean 'optimizer.learning_rate'?"),
     "a value that no run takes": (["--config.rtd.scheme=both"], "rtd.scheme must be one of decoupled, joint"),
@@ -142,12 +142,12 @@ def test_every_run_gets_as_many_tokens_its_mode_and_seed_and_the_same_overrides(
     ("more", "warmup"),
     [
         ([], "20"),  # the config's 100 are more than a tenth of 200
-        (["--tokens=1.1e6"], None),  # 1074 steps
+        (["--tokens=5.5e5"], None),  # 1074 steps
         (["--config.optimizer.warmup_steps=90"], "90"),
     ],
 )
 def test_a_short_study_warms_up_for_a_tenth_unless_it_is_told_otherwise(more, warmup, pretended, prepared, capsys):
-    argv = flags_for(prepared, "--tokens=204_800", "--modes=none", "--seeds=0", *more)
+    argv = flags_for(prepared, "--tokens=102_400", "--modes=none", "--seeds=0", *more)
     code, out, _ = outcome(argv, capsys)
     assert code == 0
     assert flags_of("none-0").get("config.optimizer.warmup_steps") == warmup
@@ -192,7 +192,7 @@ def test_the_table_holds_mean_and_spread_of_the_held_out_scores(seeds, pretended
 
 
 def test_the_picture_has_every_runs_losses_over_its_tokens(pretended, prepared, capsys):
-    argv = flags_for(prepared, "--tokens=204_800", "--seeds=0,3")
+    argv = flags_for(prepared, "--tokens=102_400", "--seeds=0,3")
     outcome(argv, capsys)
     study = embedding_sharing.plan(argv)
     figure = embedding_sharing.draw(study, embedding_sharing.records_of(study))
@@ -205,11 +205,11 @@ def test_the_picture_has_every_runs_losses_over_its_tokens(pretended, prepared, 
         for line, trial in zip(training, study.trials, strict=True):
             logged = curves.read_metrics(trial.workdir / "metrics.jsonl")[key]
             np.testing.assert_allclose(line.get_ydata(), curves.smoothed(logged.values))
-            np.testing.assert_allclose(line.get_xdata(), logged.steps * 1024)
+            np.testing.assert_allclose(line.get_xdata(), logged.steps * 512)
             assert line.get_color() == {"gdes": gdes, "shared": shared, "none": none}[trial.mode].get_color()
         labels = [text.get_text() for text in axes.get_legend().get_texts()]
         for (mode, start), markers, label in zip(STARTS.items(), (gdes, shared, none), labels[:3], strict=True):
-            np.testing.assert_allclose(markers.get_xydata(), [(204_800, v / of_end) for v in (start, start + 0.3)])
+            np.testing.assert_allclose(markers.get_xydata(), [(102_400, v / of_end) for v in (start, start + 0.3)])
             assert label == f"{mode}, held out {(start + 0.15) / of_end:.3f}"
         assert labels[3:] == ["training, seed 0", "training, seed 3"]
     assert Path("study/embedding_sharing.png").stat().st_size > 0
@@ -234,9 +234,12 @@ def test_a_failing_run_is_named_the_others_run_and_only_it_is_tried_again(preten
 def test_runs_of_other_settings_are_not_mixed(pretended, prepared, capsys):
     argv = flags_for(prepared, "--modes=gdes", "--seeds=0", "--config.batch_size=8")
     assert outcome([*argv, "--tokens=1e5"], capsys)[0] == 0
-    for more, said in {"--tokens=2e5": "steps was 390, is 781", "--config.log_every=3": "overrides was {"}.items():
+    for more, said in {
+        "--tokens=2e5": "steps was 390, is 781; ",
+        "--config.log_every=3": "log_every was 10, is 3",
+    }.items():
         code, _, (line,) = outcome([*argv, "--tokens=1e5", more], capsys)
-        assert code == 2 and "study/gdes-0.json is of another study: " + said in line
+        assert code == 2 and "study/gdes-0.json is of another study: " in line and said in line
     Path("study/gdes-0.json").write_text("{}")
     code, _, (line,) = outcome([*argv, "--tokens=1e5"], capsys)
     assert code == 2 and "gdes-0.json is not what a finished run leaves" in line

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from builders import LEXICON, tiny_config
+from builders import LEXICON, tiny_config, tiny_pair_config
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import OBJECTIVES
-from deberta_jax.train.optimizer import decay_mask, make_optimizer, make_schedule, named_leaves
+from deberta_jax.train.optimizer import decay_mask, make_optimizer, make_schedule, named_leaves, optimizers_of
 
 STEPS, WARMUP, PEAK = 100, 10, 0.5
 
@@ -125,3 +125,10 @@ def test_updates_are_those_of_adamw_after_a_global_clip(clip_norm):
     for name, param in params.items():
         expected = adamw([g[name] for g in gradients], start[name], cfg, norms, decayed=name == "kernel")
         np.testing.assert_allclose(param, expected, rtol=0, atol=1e-5)
+
+
+def test_a_pattern_that_the_generator_lacks_is_refused_by_its_own_key():
+    config = tiny_pair_config(optimizer={"no_decay": ("word_delta$",)})
+    optimizers = optimizers_of(config, ("generator", "discriminator"))
+    with pytest.raises(Refused, match="^rtd.optimizer.no_decay: 'word_delta"):
+        optimizers["generator"].tx.init({"kernel": jnp.zeros(1)})

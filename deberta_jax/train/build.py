@@ -128,10 +128,12 @@ def _predict(objective: Objective, params: Any, batch: dict) -> tuple:
 def _under(mesh: Mesh, config: Config, function: Callable, **jit_options) -> Callable:
     """`function`, jitted, called with the mesh and the axis rules in force.
 
-    float32 means float32: without the precision, TPUs would round the operands of every product to bfloat16.
+    float32 means float32: without the precision, TPUs would round the operands of every product to bfloat16. Products
+    of bfloat16 operands are the same at either precision.
     """
     function = jax.jit(function, **jit_options)
-    precision = "highest" if config.model.dtype == "float32" else "default"
+    dtypes = {model.dtype for model in models_of(config).values()}
+    precision = "highest" if "float32" in dtypes else "default"
 
     def call(*arguments):
         with jax.set_mesh(mesh), nn.logical_axis_rules(config.rules), jax.default_matmul_precision(precision):

@@ -23,8 +23,11 @@ class Optimizer(NamedTuple):
 
 def optimizers_of(config: Config, groups: Sequence[str]) -> dict[str, Optimizer]:
     """An optimizer for each group of an objective."""
-    settings = {group: config.rtd.optimizer if group == GENERATOR else config.optimizer for group in groups}
-    return {group: Optimizer(make_optimizer(cfg), make_schedule(cfg, config.steps)) for group, cfg in settings.items()}
+    optimizers = {}
+    for group in groups:
+        name, cfg = ("rtd.optimizer", config.rtd.optimizer) if group == GENERATOR else ("optimizer", config.optimizer)
+        optimizers[group] = Optimizer(make_optimizer(cfg, name), make_schedule(cfg, config.steps))
+    return optimizers
 
 
 def make_schedule(cfg: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -49,21 +52,24 @@ def make_schedule(cfg: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax
     return schedule
 
 
-def make_optimizer(cfg: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping, Adam (bias-corrected, epsilon outside the root), decoupled decay; the step scales by -rate."""
+def make_optimizer(cfg: OptimizerConfig, name: str = "optimizer") -> optax.GradientTransformation:
+    """Clipping, Adam (bias-corrected, epsilon outside the root), decoupled decay; the step scales by -rate.
+
+    `name` is the group's place in the config.
+    """
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
         optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
-        optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay)),
+        optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay, name)),
     )
 
 
-def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
+def decay_mask(params: Any, no_decay: tuple[str, ...], name: str = "optimizer") -> Any:
     """A tree of booleans: True where the parameter is decayed. Raises Refused for a pattern that matches nothing."""
     paths = [path for path, _ in named_leaves(unboxed(params))]  # a box would add its own name to the path
     for pattern in no_decay:
         if not any(re.search(pattern, path) for path in paths):
-            raise Refused(f"optimizer.no_decay: {pattern!r} matches no parameter")
+            raise Refused(f"{name}.no_decay: {pattern!r} matches no parameter")
     decayed = [not any(re.search(pattern, path) for pattern in no_decay) for path in paths]
     return jax.tree.unflatten(jax.tree.structure(params), decayed)
 

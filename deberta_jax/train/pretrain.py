@@ -192,7 +192,8 @@ def replay(config: Config, workdir: str, step: int) -> None:
     """Computes step number `step` again with the newest parameters and names what is not finite; changes nothing.
 
     Raises Failed when something is not. The parameters are those of the newest checkpoint, which may be some steps
-    later than the failure; skipped steps left them as they were.
+    later than the failure; skipped steps left them as they were. Of a pair both losses see these parameters, where a
+    decoupled step judges beside the updated generator.
     """
     if step < 1:
         raise Refused(f"--replay counts steps from 1, got {step}")
