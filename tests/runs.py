@@ -49,7 +49,7 @@ TINY = {
 TINY_PAIR = {
     "rtd.generator.num_layers": 2,  # half of the discriminator's are too few for the decoder
     "rtd.generator.intermediate_size": 48,  # so that nobody can take one model for the other
-    "rtd.optimizer.learning_rate": 1e-3,
+    "rtd.optimizer.learning_rate": 5e-4,
     "checkpoint.every_minutes": 0.0,
 }
 
