@@ -125,15 +125,18 @@ def _predict(objective: Objective, params: Any, batch: dict) -> tuple:
     return objective.predict(params, batch, BEST)
 
 
-def _under(mesh: Mesh, config: Config, function: Callable, **jit_options) -> Callable:
-    """`function`, jitted, called with the mesh and the axis rules in force.
+def matmul_precision(config: Config) -> str:
+    """float32 means float32, in every model of a run: by default TPUs would round the operands of its products.
 
-    float32 means float32: without the precision, TPUs would round the operands of every product to bfloat16. Products
-    of bfloat16 operands are the same at either precision.
+    Products of bfloat16 operands are the same at either precision.
     """
-    function = jax.jit(function, **jit_options)
     dtypes = {model.dtype for model in models_of(config).values()}
-    precision = "highest" if "float32" in dtypes else "default"
+    return "highest" if "float32" in dtypes else "default"
+
+
+def _under(mesh: Mesh, config: Config, function: Callable, **jit_options) -> Callable:
+    """`function`, jitted, called with the mesh and the axis rules in force."""
+    function, precision = jax.jit(function, **jit_options), matmul_precision(config)
 
     def call(*arguments):
         with jax.set_mesh(mesh), nn.logical_axis_rules(config.rules), jax.default_matmul_precision(precision):
