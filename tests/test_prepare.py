@@ -156,7 +156,7 @@ def test_killed_half_way_and_run_again_it_ends_with_the_same_bytes(documents, sp
 
 @pytest.mark.two_process
 def test_ctrl_c_ends_with_one_line_and_exit_code_75(documents, spm_dir, tmp_path):
-    (tmp_path / "long.txt").write_text("\n\n".join(f"{i} {text}" for i in range(120) for text in documents))
+    (tmp_path / "long.txt").write_text("\n\n".join(f"{i} {text}" for i in range(300) for text in documents))
     flags = [f"--input={tmp_path}/long.txt", f"--tokenizer={spm_dir}", "--length=64", "--unit_mb=0.05"]
     command = [sys.executable, "-m", "deberta_jax.tools.prepare", *flags, f"--output={tmp_path}/p", "--processes=2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
