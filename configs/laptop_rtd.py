@@ -2,7 +2,7 @@
 
     python train.py --config=configs/laptop_rtd.py --config.model.dtype=bfloat16 --workdir=runs/laptop-rtd
 
-takes 13 minutes where the CPU has avx512_bf16, and the same with --config.steps=1464 afterwards 7 more. On replaced
+takes 13 minutes where the CPU has avx512_bf16, and the same with --config.steps=1464 afterwards 8 more. On replaced
 tokens of held-out Wikipedia it then reaches an F1 of 0.40 to 0.44, 1.6 to 1.7 times what always saying "replaced" gets
 (docs/results.md).
 """

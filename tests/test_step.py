@@ -14,7 +14,7 @@ from deberta_jax.dist.axes import batch_sharding, check_rules, shardings_of, unb
 from deberta_jax.dist.mesh import make_mesh
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.replaced_token import ReplacedTokenDetector
-from deberta_jax.objectives import OBJECTIVES
+from deberta_jax.objectives import OBJECTIVES, mlm
 from deberta_jax.objectives.embedding_sharing import DISCRIMINATOR, GENERATOR
 from deberta_jax.objectives.rtd import JUDGING, PREDICTING, Pair, discriminator_loss, generator_loss
 from deberta_jax.train.build import build_run
@@ -473,22 +473,31 @@ def test_joint_gradients_are_those_of_one_loss_written_out():
 
 
 def test_the_generators_forward_runs_once():
-    """Counted in products and sums of the traced program: what both gradients take by themselves, and no more."""
+    """Counted in operations of the traced program: each loss takes what its model takes, and both no more together."""
     config = small_pair("gdes", "joint")
     objective, pair, params = OBJECTIVES["rtd"](config, LEXICON), Pair.of(config, LEXICON), under_way(config).params
-    filled = BATCH | {"drawn": BATCH["labels"]}
-    key = next_key(config)
+    judged, key = BATCH | {"drawn": BATCH["labels"]}, next_key(config)
 
     def operations(function, *arguments):
         return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
-    together = operations(functools.partial(batch_gradients, objective, micro_batches=1), params, BATCH, key)
-    forward = operations(functools.partial(generator_loss, pair), params, BATCH, key, WEIGHTS)
-    parts = [
+    def discriminate(params, batch):
+        inputs = (batch["input_ids"], batch["documents"], batch["positions"])
+        whole = pair.sharing.discriminator(params)
+        return pair.discriminator.apply({"params": whole}, *inputs, deterministic=False, rngs={"dropout": key})
+
+    predict = functools.partial(mlm.table_logits, pair.generator)
+    forward = operations(predict, params[GENERATOR], BATCH, key)
+    predicting = operations(functools.partial(generator_loss, pair), params, BATCH, key, WEIGHTS)
+    judging = operations(functools.partial(discriminator_loss, pair), params, judged, key, WEIGHTS)
+    assert 0 < predicting - forward < 0.5 * forward
+    assert 0 < judging - operations(discriminate, params, BATCH) < 0.5 * forward
+    gradients = [
         operations(jax.grad(functools.partial(loss, pair), has_aux=True), params, batch, key, WEIGHTS)
-        for loss, batch in ((generator_loss, BATCH), (discriminator_loss, filled))
+        for loss, batch in ((generator_loss, BATCH), (discriminator_loss, judged))
     ]
-    assert abs(together - sum(parts)) < 0.01 * forward
+    together = operations(functools.partial(batch_gradients, objective, micro_batches=1), params, BATCH, key)
+    assert abs(together - sum(gradients)) < 0.01 * forward
 
 
 def test_a_generators_accident_leaves_both_models_as_they_were():
