@@ -3,6 +3,13 @@
 python eval.py --workdir=DIR                                   its held-out loss, perplexity, accuracy
 python eval.py --workdir=DIR --data=PREPARED                   the same on any prepared set
 python eval.py --workdir=DIR --fill_mask="Paris is the [MASK] of France."
+
+Of a run that was fine-tuned for a task, or, with --config=configs/finetune.py:TASK,SIZE, of converted weights that have
+its head:
+
+python eval.py --workdir=DIR                                   the validation splits with the best checkpoint
+python eval.py --workdir=DIR --split=test                      another split, or a file; may be repeated
+python eval.py --workdir=DIR --task=ax --data=glue/AX          another task with the same labels, from another folder
 """
 
 import logging
@@ -16,15 +23,26 @@ def main(argv: list[str]) -> None:
     split = flags.split_config_flags(argv)
     arguments = flags.Arguments(prog="eval.py", description="Evaluates a trained run.")
     arguments.add_argument("--workdir", required=True, help="of the run")
-    arguments.add_argument("--data", help="a prepared directory, instead of the run's held-out rows")
-    arguments.add_argument("--output", help="where scores.json goes; WORKDIR/eval without it")
+    arguments.add_argument("--data", help="a prepared directory, instead of the run's held-out rows; a task's folder")
+    arguments.add_argument("--task", help="another task with the same labels")
+    arguments.add_argument("--split", action="append", default=[], help="of the task, or a file; may be repeated")
+    arguments.add_argument("--output", help="where scores.json and predictions go; WORKDIR/eval without it")
     arguments.add_argument("--fill_mask", action="append", help="a sentence with [MASK] in it; may be repeated")
     parsed = arguments.parse_args(split.rest)
     source = split.source or f"{parsed.workdir}/config.json"
     config = configs.build(flags.read_config(source, split.assignments).config)
     logging.basicConfig(format="%(message)s")
-    from deberta_jax.train import pretrain  # imports jax: only now that the flags are known to be right
+    from deberta_jax.train import finetune, pretrain  # imports jax: only now that the flags are known to be right
 
+    if isinstance(config, configs.FinetuneConfig):
+        if parsed.fill_mask:
+            raise errors.Refused(f"--fill_mask: {parsed.workdir} was fine-tuned, it predicts no masked tokens")
+        data, splits = parsed.data, parsed.split
+        options = {"task_name": parsed.task, "directory": data, "splits": splits, "output": parsed.output}
+        finetune.evaluate_task(config, parsed.workdir, **options)
+        return
+    if parsed.task or parsed.split:
+        raise errors.Refused("--task and --split are of runs that were fine-tuned; prepared rows are named in --data")
     if parsed.fill_mask and (parsed.data or parsed.output):
         raise errors.Refused("--fill_mask prints and reads no rows: leave --data and --output out")
     if parsed.fill_mask:

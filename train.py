@@ -1,4 +1,4 @@
-"""Pretrains a DeBERTa.
+"""Pretrains a DeBERTa, or fine-tunes one for a task: the config says which.
 
     python train.py --config=configs/NAME.py[:ARG] [--config.key=value ...] --workdir=DIR
 
@@ -15,7 +15,7 @@ from deberta_jax import errors, flags
 def parse(argv: list[str]):
     """(loaded config, other flags)."""
     loaded = flags.load_config(argv)
-    arguments = flags.Arguments(prog="train.py", description="Pretrains a DeBERTa.")
+    arguments = flags.Arguments(prog="train.py", description="Trains a DeBERTa.")
     arguments.add_argument("--workdir", help="where checkpoints, metrics and pictures go")
     arguments.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
     arguments.add_argument("--replay", type=flags.whole_number, help="run this one step again, without an update")
@@ -31,10 +31,13 @@ def main(argv: list[str]) -> None:
     if arguments.workdir is None:
         raise errors.Refused("--workdir=DIR is missing: where checkpoints and metrics go")
     logging.basicConfig(format="%(message)s")
-    from deberta_jax.train import pretrain  # imports jax: only now that the flags are known to be right
+    from deberta_jax.train import finetune, pretrain  # imports jax: only now that the flags are known to be right
 
+    of_task = isinstance(config, configs.FinetuneConfig)
     if arguments.replay is not None:
-        pretrain.replay(config, arguments.workdir, arguments.replay)
+        (finetune if of_task else pretrain).replay(config, arguments.workdir, arguments.replay)
+    elif of_task:
+        finetune.finetune(config, arguments.workdir)
     else:
         pretrain.pretrain(config, arguments.workdir)
 

@@ -59,4 +59,5 @@ def get_config(size: str = "v3_base") -> ConfigDict:
     c.eval = ConfigDict(dict(every=5_000, paths=(), batch_size=256, max_rows=0, seed=0, samples=8))
     c.checkpoint = ConfigDict(dict(every_steps=5_000, every_minutes=15.0, keep_last=3, keep_every=100_000))
     c.rtd = None  # of the objective "rtd": configs/rtd.py
+    c.sift = None  # scale-invariant fine-tuning: configs/finetune.py
     return c

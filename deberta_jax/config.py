@@ -13,6 +13,8 @@ from typing import Any
 
 from deberta_jax.errors import Refused, nearest
 
+PRETRAINING = ("mlm", "rtd")  # objectives
+KINDS = ("classification", "regression", "multiple_choice", "tagging", "span")  # objectives of fine-tuning
 POSITION_TERMS = ("c2p", "p2c", "p2p")
 DTYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish", "tanh", "sigmoid", "linear")
@@ -226,6 +228,37 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskOptimizerConfig(OptimizerConfig):
+    """What fine-tuning may do besides."""
+
+    layer_decay: float  # each layer learns at this share of the rate of the one above, the embeddings at the least
+    freeze: tuple[str, ...]  # regular expressions on parameter paths that are not trained
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 < self.layer_decay <= 1, f"optimizer.layer_decay must lie in (0, 1], got {self.layer_decay}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SiFTConfig:
+    """Scale-invariant fine-tuning (DeBERTa paper, section 4); see objectives/sift.py."""
+
+    weight: float  # of the adversarial loss; 0 changes nothing
+    learning_rate: float  # length of an ascent step, largest entry of a token
+    initial: float  # standard deviation of the random start
+    steps: int  # of ascent
+    loss: str  # what the ascent climbs: symmetric-kl, kl, mse
+
+    def __post_init__(self):
+        require(0 <= self.weight < math.inf, f"sift.weight must be finite and not negative, got {self.weight}")
+        for name in ("learning_rate", "initial"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"sift.{name} must be positive and finite, got {value}")
+        require(self.steps >= 1, f"sift.steps must be at least 1, got {self.steps}")
+        require_choice("sift.loss", self.loss, ("symmetric-kl", "kl", "mse"))
+
+
+@dataclasses.dataclass(frozen=True)
 class RTDConfig:
     """Replaced token detection: the generator, and how it and the discriminator (Config.model) are trained."""
 
@@ -278,8 +311,91 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One run."""
+class PoolerConfig:
+    """The head of a task but for its labels; see HeadConfig."""
+
+    pooler_activation: str
+    pooler_dropout: float
+    classifier_dropout: float
+
+    def __post_init__(self):
+        self.with_labels(("one",))  # checks them
+
+    def with_labels(self, labels: tuple[str, ...]) -> HeadConfig:
+        return HeadConfig(labels=labels, **dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnsConfig:
+    """Where a file of a user's own has what; "" and () = not there. See tasks/custom.py."""
+
+    id: str  # names the example; without it its number does
+    segments: tuple[str, ...]  # of classification, regression, multiple choice: read in this order
+    label: str
+    options: tuple[str, ...]  # of multiple choice
+    words: str  # of tagging
+    tags: str
+    question: str  # of spans
+    context: str
+    answers: str
+    answer_start: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskDataConfig:
+    """Which examples, and how they become rows."""
+
+    task: str  # of tasks/registry.py, or "custom"
+    dir: str  # the folder of the task's files; a set prepared by TensorFlow Datasets; or "tfds", to have it built
+    train: str  # a split of the task, or a file (in dir, or anywhere with its whole path)
+    validation: tuple[str, ...]  # chooses the checkpoint; () = the task's own
+    max_train: int  # so many training examples, drawn by the seed; 0 = all
+    tokenizer: str  # directory; "" = that of init_from
+    labels: tuple[str, ...]  # of a custom task, in the order of the logits; () = those of its training file, sorted
+    columns: ColumnsConfig | None  # of a custom task
+    max_length: int  # tokens of a sequence, [CLS] and [SEP] among them
+    buckets: tuple[int, ...]  # lengths that rows are padded to, ascending; each is compiled once. The last: max_length
+    stride: int  # of spans: tokens that neighbouring windows of a context share
+    max_query: int  # of spans: tokens of the question
+    read_threads: int
+
+    def __post_init__(self):
+        require(bool(self.dir), "data.dir is empty: name the folder of the task's files")
+        require(bool(self.train), "data.train is empty: name a split of the task or a file")
+        for name in ("max_train", "stride", "max_query"):
+            require(getattr(self, name) >= 0, f"data.{name} must not be negative, got {getattr(self, name)}")
+        rising = all(a < b for a, b in zip((0, *self.buckets), self.buckets, strict=False))
+        require(
+            rising and self.buckets[-1:] == (self.max_length,),
+            f"data.buckets must ascend to data.max_length {self.max_length}, got {self.buckets}",
+        )
+        require(self.read_threads >= 1, f"data.read_threads must be at least 1, got {self.read_threads}")
+        custom = self.task == "custom"
+        require(custom or not self.labels, f"data.labels are of custom tasks; {self.task!r} has its own")
+        said = "names no columns: set data.columns" if custom else "has its own columns: leave data.columns out"
+        require(custom == (self.columns is not None), f"data.task {self.task!r} {said}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvalConfig:
+    """Evaluation on the validation examples while training."""
+
+    every: int  # steps; 0 = after every epoch. The end is always evaluated
+    batch_size: int  # rows over all hosts; any number
+    patience: int  # evaluations without a better score that end the training; 0 = none do
+    n_best: int  # of spans: starts and ends of a window that are considered, answers that are written
+    max_answer_length: int  # of spans: tokens
+
+    def __post_init__(self):
+        for name in ("batch_size", "n_best", "max_answer_length"):
+            require(getattr(self, name) > 0, f"eval.{name} must be positive, got {getattr(self, name)}")
+        for name in ("every", "patience"):
+            require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What all runs have."""
 
     seed: int
     objective: str
@@ -293,15 +409,11 @@ class Config:
     mesh: tuple[tuple[str, int], ...]  # (axis, size), slowest first; one size may be -1
     rules: tuple[tuple[str, Any], ...]  # (logical axis, mesh axis, tuple of them, or None)
     model: ModelConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
-    eval: EvalConfig
     checkpoint: CheckpointConfig
-    rtd: RTDConfig | None  # of the objective "rtd", None for the others
+    sift: SiFTConfig | None
 
     def __post_init__(self):
-        require_choice("objective", self.objective, ("mlm", "rtd"))
-        for name in ("steps", "batch_size", "micro_batches", "log_every"):
+        for name in ("batch_size", "micro_batches", "log_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.max_bad_steps >= 0, f"max_bad_steps must not be negative, got {self.max_bad_steps}")
@@ -314,14 +426,61 @@ class Config:
             not window or (len(window) == 2 and 0 <= window[0] < window[1]),
             f"profile_steps must be () or (first, end), got {window}",
         )
+
+    def check_warmup(self, name: str, optimizer: OptimizerConfig) -> None:
         require(
-            self.optimizer.warmup_steps <= self.steps,
-            f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}",
+            optimizer.warmup_steps <= self.steps,
+            f"{name}.warmup_steps {optimizer.warmup_steps} exceeds steps {self.steps}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig(RunConfig):
+    """One run that fine-tunes a model for a task. Its objective is the kind of the task."""
+
+    epochs: float  # over the training examples
+    data: TaskDataConfig
+    head: PoolerConfig
+    optimizer: TaskOptimizerConfig
+    eval: TaskEvalConfig
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 < self.epochs < math.inf, f"epochs must be positive and finite, got {self.epochs}")
+        require(self.steps >= 0, f"steps must be 0 (as epochs say), got {self.steps}")
+        require(
+            self.model.decoder == "none",
+            "model.decoder must be 'none': a task predicts no masked tokens",
+        )
+        if self.steps:
+            self.check_warmup("optimizer", self.optimizer)
+
+    @property
+    def rtd(self) -> None:
+        """A task trains one model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    """One run that pretrains."""
+
+    data: DataConfig
+    optimizer: OptimizerConfig
+    eval: EvalConfig
+    rtd: RTDConfig | None  # of the objective "rtd", None for the others
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.steps > 0, f"steps must be positive, got {self.steps}")
+        self.check_warmup("optimizer", self.optimizer)
         given = "None" if self.rtd is None else "set"
         require(
             (self.rtd is not None) == (self.objective == "rtd"),
             f"objective {self.objective!r} and rtd {given}: start from configs/rtd.py for 'rtd'",
+        )
+        require(
+            self.rtd is None or self.sift is None,
+            "sift compares the outputs of one model with itself; the objective 'rtd' trains two",
         )
         if self.rtd is not None:
             self._check_pair(self.rtd)
@@ -332,10 +491,7 @@ class Config:
             discriminator.decoder == "none",
             "model.decoder must be 'none': a discriminator predicts no masked tokens, rtd.generator does",
         )
-        require(
-            rtd.optimizer.warmup_steps <= self.steps,
-            f"rtd.optimizer.warmup_steps {rtd.optimizer.warmup_steps} exceeds steps {self.steps}",
-        )
+        self.check_warmup("rtd.optimizer", rtd.optimizer)
         require(
             bool(self.init_from) or not rtd.generator_init_from,
             f"rtd.generator_init_from is set: name the discriminator in init_from too, or say {FRESH!r}",
@@ -369,16 +525,21 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     )
 
 
-def build(values: Mapping[str, Any]) -> Config:
-    """The frozen, validated Config of a ConfigDict or of a run's config.json.
+def build(values: Mapping[str, Any]) -> Config | FinetuneConfig:
+    """The frozen, validated config of a ConfigDict or of a run's config.json; its objective says which of the two.
 
     Raises Refused, naming the key, for an unknown, missing or mistyped value.
     """
-    return _dataclass(Config, values, "")
+    require(isinstance(values, Mapping) or hasattr(values, "items"), "config must be a group of keys")
+    require("objective" in values, "config lacks the key 'objective'")
+    objective = values["objective"]
+    require(isinstance(objective, str), f"objective expects str, got {objective!r}")
+    require_choice("objective", objective, (*PRETRAINING, *KINDS))
+    return _dataclass(Config if objective in PRETRAINING else FinetuneConfig, values, "")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain, JSON-ready values of a Config: `build(to_dict(c)) == c`."""
+    """Plain, JSON-ready values of a config: `build(to_dict(c)) == c`."""
     return dataclasses.asdict(config)
 
 

@@ -3,8 +3,8 @@ from flax import linen as nn
 
 from builders import tiny_model
 from deberta_jax.config import HeadConfig
-from deberta_jax.convert.models import MODELS, WITH_LABELS, build_model, head_of, outputs_of
 from deberta_jax.errors import Refused
+from deberta_jax.model.by_head import MODELS, WITH_LABELS, build_model, head_of, outputs_of
 
 HEAD = HeadConfig(("a", "b", "c"), pooler_activation="gelu", pooler_dropout=0.0, classifier_dropout=0.0)
 

@@ -21,9 +21,10 @@ from deberta_jax.config import Config, ModelConfig
 from deberta_jax.convert.load import load_pretrained, load_with_report
 from deberta_jax.convert.weights import write_weights
 from deberta_jax.data.prepared import read_manifest
+from deberta_jax.model.by_head import build_model
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.objectives import Lexicon
-from deberta_jax.objectives.models import MODELS, init_of
+from deberta_jax.objectives.models import init_of
 from deberta_jax.tokenizers import load_tokenizer
 from deberta_jax.tools import convert
 from deberta_jax.train import session
@@ -124,7 +125,7 @@ def models_of(config: Config) -> dict[str, tuple[str, nn.Module, Any]]:
     drawn = {}
     for seed, (name, (head, cfg)) in enumerate(models.items()):
         params = scrambled(jax.eval_shape(init_of(head, cfg), jax.random.key(0)), seed)
-        drawn[name] = (head, MODELS[head](cfg), without_padding(params, cfg))
+        drawn[name] = (head, build_model(head, cfg, None), without_padding(params, cfg))
     return drawn
 
 

@@ -98,9 +98,14 @@ def workdirs(tmp_path_factory) -> Path:
         save_run(root / mode, config, drawn_pair(config), meta_of(config), step=7)
     save_run(root / "run", single, drawn("mlm"), meta_of(single))
     for head in HEADS:
-        save_run(root / head, single, drawn(head), meta_of(single, head=head))
-    save_run(root / "question_answering", single, {"x": jnp.zeros(1)}, meta_of(single, head="question_answering"))
-    save_run(root / "bare", single, drawn("mlm"), meta_of(single, head="mlm", tokenizer=""))
+        save_run(root / head, single, drawn(head), meta_of(single, head=head, head_config=None))
+    save_run(
+        root / "question_answering",
+        single,
+        {"x": jnp.zeros(1)},
+        meta_of(single, head="question_answering", head_config=None),
+    )
+    save_run(root / "bare", single, drawn("mlm"), meta_of(single, head="mlm", head_config=None, tokenizer=""))
     save_run(root / "foreign", single, drawn("mlm"), meta_of(single, tokenizer="0" * 64))
     return root
 

@@ -18,14 +18,15 @@ MAY_IMPORT = {  # room of deberta_jax -> other rooms; errors may be imported by 
     "tokenizers": set(),
     "reports": set(),
     "data": {"tokenizers", "config"},
+    "tasks": {"tokenizers", "config", "data", "scores"},
     "model": {"ops", "dist", "config"},
     "objectives": {"model", "ops", "dist", "config"},
-    "train": {"objectives", "dist", "data", "config", "tokenizers", "reports"},
+    "train": {"objectives", "dist", "data", "tasks", "config", "tokenizers", "reports"},
     "convert": {"model", "dist", "tokenizers", "config"},
 }
 MAY_IMPORT_EVERYTHING = {"tools", "__init__"}
 OUTSIDE_THE_PACKAGE = {"train", "eval", "benchmarks", "configs", "tests"}  # as top-level modules: nothing imports them
-ROOMS_WITHOUT_JAX = {"errors", "config", "flags", "data", "tokenizers", "scores"}
+ROOMS_WITHOUT_JAX = {"errors", "config", "flags", "data", "tokenizers", "scores", "tasks"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 EXPERIMENTAL = {"pallas", "topologies", "multihost_utils", "mesh_utils"}
 ONLY_INSIDE_FUNCTIONS = {"tensorflow", "tensorflow_datasets", "torch", "transformers"}

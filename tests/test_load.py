@@ -15,8 +15,8 @@ import slow_heads
 from builders import COMPILE_FAST
 from deberta_jax.convert import trees
 from deberta_jax.convert.load import load_pretrained, load_with_report
-from deberta_jax.convert.models import MODELS, WITH_LABELS
 from deberta_jax.errors import Refused
+from deberta_jax.model.by_head import MODELS, WITH_LABELS
 
 POSITIONS = "deberta.embeddings.position_embeddings.weight"
 ALL_HEADS_AND_GENERATIONS = [(generation, head) for generation in hf.GENERATIONS for head in hf.HEADS]

@@ -6,8 +6,8 @@ from builders import tiny_model
 from deberta_jax.config import HeadConfig
 from deberta_jax.convert import names, trees
 from deberta_jax.convert.load import parameter_shapes
-from deberta_jax.convert.models import MODELS, WITH_LABELS, build_model, outputs_of
 from deberta_jax.errors import Refused
+from deberta_jax.model.by_head import MODELS, WITH_LABELS, build_model, outputs_of
 
 V1 = {"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none", "position_buckets": 0}
 ARCHITECTURES = {

@@ -21,9 +21,9 @@ import slow_deberta
 from builders import COMPILE_FAST
 from deberta_jax.convert import names, trees
 from deberta_jax.convert.load import load_with_report
-from deberta_jax.convert.models import head_of, outputs_of
 from deberta_jax.convert.save import Tensors, save_pretrained
 from deberta_jax.convert.weights import open_weights, write_weights
+from deberta_jax.model.by_head import head_of, outputs_of
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.ops.buckets import row_of_distance
 from hf_cases import BY_NAME, CASES, Case, Computed, Golden, norm

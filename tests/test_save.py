@@ -15,11 +15,11 @@ from builders import COMPILE_FAST, scrambled, tiny_model
 from deberta_jax.config import HeadConfig
 from deberta_jax.convert import names, trees
 from deberta_jax.convert.load import load_with_report, parameter_shapes
-from deberta_jax.convert.models import MODELS, WITH_LABELS, build_model
 from deberta_jax.convert.save import Tensors, save_pretrained
 from deberta_jax.convert.source import open_source, record_origin
 from deberta_jax.convert.weights import open_weights
 from deberta_jax.errors import Refused
+from deberta_jax.model.by_head import MODELS, WITH_LABELS, build_model
 from deberta_jax.tokenizers import load_tokenizer
 
 V1 = {"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none", "position_buckets": 0}

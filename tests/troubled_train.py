@@ -21,7 +21,7 @@ import jax  # noqa: E402
 
 import train  # noqa: E402
 from deberta_jax import errors  # noqa: E402
-from deberta_jax.train import checkpoint, loop  # noqa: E402
+from deberta_jax.train import checkpoint, loop, pretrain  # noqa: E402
 
 
 def strike_while_compiling(strike: Callable[[], None]) -> None:
@@ -90,7 +90,7 @@ def main(name: str, moment: str, notes: str) -> None:
     elif moment == "training":
         strike_at_the_second(strike, loop, "_placed_ahead", 1)
     elif moment == "evaluating":
-        strike_at_the_second(strike, loop, "evaluate", 2)
+        strike_at_the_second(strike, pretrain, "evaluate", 2)
     elif moment in ("saving", "saved"):
         strike_around_seal(strike, step)
 

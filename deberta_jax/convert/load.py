@@ -18,11 +18,11 @@ from flax import linen as nn
 
 from deberta_jax.config import HeadConfig, ModelConfig, require, require_choice
 from deberta_jax.convert import hf_config, names, trees
-from deberta_jax.convert.models import MODELS, WITH_LABELS, build_model, outputs_of
 from deberta_jax.convert.report import Report, check_allowed
 from deberta_jax.convert.source import Source, open_source
 from deberta_jax.dist.axes import unboxed
 from deberta_jax.errors import Refused
+from deberta_jax.model.by_head import MODELS, WITH_LABELS, build_model, outputs_of
 from deberta_jax.tokenizers import find_tokenizer
 
 FIELD = "config."  # what a permission for a field of config.json begins with

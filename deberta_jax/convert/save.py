@@ -14,10 +14,10 @@ from flax import linen as nn
 from deberta_jax.config import ModelConfig
 from deberta_jax.convert import hf_config, names, trees
 from deberta_jax.convert.load import parameter_shapes
-from deberta_jax.convert.models import head_of, outputs_of
 from deberta_jax.convert.source import Source, read_origin
 from deberta_jax.convert.weights import write_weights
 from deberta_jax.errors import Refused
+from deberta_jax.model.by_head import head_of, outputs_of
 from deberta_jax.tokenizers import Tokenizer, find_tokenizer
 from deberta_jax.tokenizers.hf_json import write_tokenizer_json
 

@@ -37,7 +37,7 @@ class Common(NamedTuple):
     tokenizer_size: int
 
 
-class _Host(NamedTuple):
+class Host(NamedTuple):
     """The part of every global batch that one host reads."""
 
     batch_size: int  # global
@@ -45,7 +45,7 @@ class _Host(NamedTuple):
     rows: int
 
     @classmethod
-    def of(cls, batch_size: int, host: int, hosts: int) -> "_Host":
+    def of(cls, batch_size: int, host: int, hosts: int) -> "Host":
         if batch_size % hosts:
             raise Refused(f"batch size {batch_size} is not a multiple of the {hosts} hosts")
         rows = batch_size // hosts
@@ -96,13 +96,13 @@ def train_batches(
     if total < batch_size:
         names = ", ".join(str(manifest.path) for manifest in manifests)
         raise Refused(f"{names}: {total} train rows do not fill one batch of {batch_size}: prepare more text")
-    part = _Host.of(batch_size, host, hosts)
+    part = Host.of(batch_size, host, hosts)
     rows = _shuffled(sets, data, seed).map_with_index(_masked(data, vocabulary, seed))
 
     def batch_of(step: int) -> Batch:
         return _batch(rows, part, step, data.isolate_documents)
 
-    return _read_ahead(grain.MapDataset.range(start_step, END).map(batch_of), data.read_threads)
+    return read_ahead(grain.MapDataset.range(start_step, END).map(batch_of), data.read_threads)
 
 
 def eval_batches(
@@ -123,7 +123,7 @@ def eval_batches(
     """
     total = _check_sets(sets, vocabulary)
     total = min(total, max_rows) if max_rows else total
-    part = _Host.of(batch_size, host, hosts)
+    part = Host.of(batch_size, host, hosts)
     length = sets[0][0].length
     filler = {
         "ids": np.full(length, vocabulary.pad_id, np.int32),
@@ -138,7 +138,7 @@ def eval_batches(
     def batch_of(step: int) -> Batch:
         return _batch(padded, part, step, data.isolate_documents)
 
-    return _read_ahead(grain.MapDataset.range(batches).map(batch_of), data.read_threads)
+    return read_ahead(grain.MapDataset.range(batches).map(batch_of), data.read_threads)
 
 
 def _check_sets(sets: Sequence[tuple[Manifest, str]], vocabulary: Vocabulary) -> int:
@@ -208,7 +208,7 @@ def _masked(data: DataConfig, vocabulary: Vocabulary, seed: int) -> Callable[[in
     return mask
 
 
-def _batch(rows: grain.MapDataset, part: _Host, step: int, isolate_documents: bool) -> Batch:
+def _batch(rows: grain.MapDataset, part: Host, step: int, isolate_documents: bool) -> Batch:
     first = step * part.batch_size + part.first
     taken = [rows[first + i] for i in range(part.rows)]
     batch = {key: np.stack([row[key] for row in taken]) for key in taken[0]}
@@ -228,7 +228,7 @@ def _positions(documents_bl: np.ndarray) -> np.ndarray:
     return np.where(documents_bl > 0, column_l - start_bl, 0).astype(np.int32)
 
 
-def _read_ahead(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
+def read_ahead(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
     """Batches in order, made by `threads` threads; closing the generator ends them."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     iterator = iter(batches.to_iter_dataset(options))

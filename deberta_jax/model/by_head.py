@@ -1,4 +1,4 @@
-"""The models that other people's weights fill, by the name of their head."""
+"""The models by the name of their head: what weights are read into and tasks are trained with."""
 
 from flax import linen as nn
 

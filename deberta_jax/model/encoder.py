@@ -15,11 +15,13 @@ from deberta_jax.model.layers import dense, layer_norm, weight_init
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.convolution import convolve
 from deberta_jax.ops.dropout import Noise, drop_rows, dropout
+from deberta_jax.ops.perturbation import perturbed
 
 SITE_MLP, SITE_ATTENTION_PATH, SITE_MLP_PATH = 3, 4, 5  # follow the attention's sites
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 # Noise of what is no layer: numbers no stack reaches.
 EMBEDDING_LAYER, CONVOLUTION_LAYER, HEAD_LAYER = 1 << 16, (1 << 16) + 1, (1 << 16) + 2
+PERTURBATION = "perturbation"  # collection of what SiFT adds to the normalised word vectors; absent but in its training
 
 
 class Embeddings(nn.Module):
@@ -56,7 +58,10 @@ class Embeddings(nn.Module):
             x_ble += jnp.take(self.position, position_bl, axis=0)
         if cfg.type_vocab_size:
             x_ble += jnp.take(self.token_type, jnp.zeros_like(id_bl) if type_bl is None else type_bl, axis=0)
-        x_ble = self.norm(self._projected(x_ble)) * real_bl[..., None].astype(cfg.dtype)
+        x_ble = self._projected(x_ble)
+        if self.has_variable(PERTURBATION, "words"):
+            x_ble = perturbed(x_ble, self.get_variable(PERTURBATION, "words"), cfg.layer_norm_eps)
+        x_ble = self.norm(x_ble) * real_bl[..., None].astype(cfg.dtype)
         return constrain(dropout(x_ble, cfg.hidden_dropout, noise), "batch", "length", "embed")
 
     def positions(self, position_bp: jax.Array) -> jax.Array:

@@ -47,7 +47,9 @@ class Objective:
     init: Callable[[jax.Array], Any]  # key -> boxed params
     weights: Callable[[Batch], dict[str, jax.Array]]  # of the whole global batch
     evaluate: Callable[[Any, Batch], Sums]  # (params, batch), deterministic
-    predict: Callable[[Any, Batch, int], tuple[jax.Array, jax.Array]]  # the k best (ids, probabilities) [b, p, k]
+    # (params, batch), deterministic: of pretraining the BEST (ids, probabilities) [b, p, k]; of tasks
+    # ((examples [b], outputs), sums)
+    predict: Callable[[Any, Batch], tuple[Any, Any]]
     summary: Callable[[Sums], dict[str, float]]  # numbers for people; "loss" is among them
     conclusion: Callable[[dict[str, float]], str]  # a summary of held-out rows in a line
 

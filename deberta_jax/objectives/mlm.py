@@ -1,6 +1,8 @@
 """Masked language modelling: cross-entropy of the original tokens at the masked positions."""
 
 import functools
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,8 +12,13 @@ from deberta_jax.config import Config
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.objectives.base import WHOLE, Batch, Lexicon, Objective, Part
 from deberta_jax.objectives.models import init_of
+from deberta_jax.objectives.scored import Scored, plain_loss
+from deberta_jax.objectives.sift import sift
 from deberta_jax.objectives.sums import Sums, perplexity, ratios
 from deberta_jax.ops.cross_entropy import cross_entropy
+
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+BEST = 10  # candidates of each masked position
 
 
 def masked_language_model(config: Config, lexicon: Lexicon) -> Objective:
@@ -19,12 +26,12 @@ def masked_language_model(config: Config, lexicon: Lexicon) -> Objective:
     model = MaskedLM(config.model)
     return Objective(
         groups=(WHOLE,),
-        parts=(Part(functools.partial(_loss, model), reaches=(WHOLE,)),),
+        parts=(Part(_loss(model, config), reaches=(WHOLE,)),),
         joint=False,
         init=init_of("mlm", config.model),
         weights=lambda batch: {"mlm": prediction_weight(batch)},
         evaluate=functools.partial(_evaluate, model, lexicon.top_id),
-        predict=functools.partial(predict, model),
+        predict=functools.partial(predict, model, best=BEST),
         summary=_summary,
         conclusion=_conclusion,
     )
@@ -35,10 +42,12 @@ def prediction_weight(batch: Batch) -> jax.Array:
     return jnp.maximum(batch["weights"].sum(), 1)
 
 
-def table_logits(model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+def table_logits(
+    model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None, variables: Mapping[str, Any] = NOTHING
+) -> jax.Array:
     """Logits [b, p, v] at the masked positions, over all rows of the word table; deterministic without a key."""
     return model.apply(
-        {"params": params},
+        {"params": params, **variables},
         batch["input_ids"],
         batch["documents"],
         batch["positions"],
@@ -71,9 +80,17 @@ def predict(model: MaskedLM, params, batch: Batch, best: int) -> tuple[jax.Array
     return id_bpk, probability_bpk
 
 
-def _loss(model: MaskedLM, params, batch: Batch, key: jax.Array, weights) -> tuple[jax.Array, tuple[Sums, Batch]]:
-    sums = prediction_sums(table_logits(model, params, batch, key), batch)
-    return sums["loss"][0] / weights["mlm"], (sums, {})
+def _loss(model: MaskedLM, config: Config) -> Callable:
+    scored = Scored(
+        apply=functools.partial(table_logits, model),
+        sums=prediction_sums,
+        compared=lambda logits_bpv, batch: [(logits_bpv, batch["weights"])],
+        regression=False,
+        perturbed=lambda batch: (batch["rows"], batch["documents"] > 0),
+    )
+    if config.sift is None:
+        return plain_loss(scored, "mlm")
+    return sift(scored, config.sift, "mlm", config.model.hidden_size)
 
 
 def _evaluate(model: MaskedLM, top_id: int, params, batch: Batch) -> Sums:

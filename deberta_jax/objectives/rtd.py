@@ -7,6 +7,7 @@ is no replacement.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def replaced_token_detection(config: Config, lexicon: Lexicon) -> Objective:
             Part(functools.partial(discriminator_loss, pair), reaches=judged),
         ),
         joint=config.rtd.scheme == "joint",
-        init=functools.partial(_init, config, pair.sharing),
+        init=init_of_pair(config),
         weights=_weights,
         evaluate=functools.partial(_evaluate, pair),
         predict=functools.partial(_predict, pair),
@@ -111,6 +112,11 @@ def corrupted(batch: Batch, drawn_bp: jax.Array) -> tuple[jax.Array, jax.Array]:
         replaced(batch["input_ids"], places[0], tokens_bp, places[1]) for tokens_bp in (batch["labels"], drawn_bp)
     )
     return filled_bl, filled_bl != original_bl
+
+
+def init_of_pair(config: Config) -> Callable[[jax.Array], Any]:
+    """key -> boxed params of both models."""
+    return functools.partial(_init, config, sharing_of(config))
 
 
 def _init(config: Config, sharing: TableSharing, key: jax.Array) -> Any:
@@ -174,8 +180,8 @@ def _evaluate(pair: Pair, params, batch: Batch) -> Sums:
     return _of(GENERATOR, predicted) | _judgement(pair, params, batch | {"drawn": drawn_bp}, None)
 
 
-def _predict(pair: Pair, params, batch: Batch, best: int) -> tuple[jax.Array, jax.Array]:
-    return mlm.predict(pair.generator, params[GENERATOR], batch, best)
+def _predict(pair: Pair, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    return mlm.predict(pair.generator, params[GENERATOR], batch, mlm.BEST)
 
 
 def _of(model: str, sums: Sums) -> Sums:

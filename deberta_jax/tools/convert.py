@@ -59,8 +59,8 @@ def import_directory(args, config: configs.Config) -> None:
     import dataclasses
 
     from deberta_jax.convert.load import load_with_report
-    from deberta_jax.convert.models import head_of
     from deberta_jax.convert.source import open_source, record_origin
+    from deberta_jax.model.by_head import head_of
     from deberta_jax.tokenizers import find_tokenizer
     from deberta_jax.train import session
 
@@ -119,27 +119,27 @@ def export_workdir(workdir: Path, output: Path, head: str) -> None:
 
     if output.is_dir() and any(output.iterdir()):
         raise Refused(f"{output} is not empty")
-    step = session.trained_step(workdir)
-    meta = checkpoint.read_meta(workdir / session.CHECKPOINTS, step)
+    directory, step = session.trained_checkpoint(workdir)
+    meta = checkpoint.read_meta(directory, step)
     read = _read_model if "head" in meta or meta["config"]["objective"] != "rtd" else _read_pair
-    models = read(workdir, step, meta, head)
+    models = read(workdir, directory, step, meta, head)
     for model, _ in models.values():
         fields_of(model.cfg)  # refuses what transformers lacks before the first of two is written
-    directory = workdir / session.TOKENIZER
-    tokenizer = load_tokenizer(directory) if directory.is_dir() else None
+    vocabulary = workdir / session.TOKENIZER
+    tokenizer = load_tokenizer(vocabulary) if vocabulary.is_dir() else None
     for name, (model, params) in models.items():
         place = output / OF_PAIR[name] if len(models) > 1 else output
         save_pretrained(place, model, params, tokenizer=tokenizer)
         print(f"{place}: step {step} of {workdir}, head {name}")
 
 
-def _read_model(workdir: Path, step: int, meta: dict, asked: str) -> dict:
+def _read_model(workdir: Path, directory: Path, step: int, meta: dict, asked: str) -> dict:
     """{head: (model, parameters)} of a workdir that holds one model."""
     from deberta_jax.config import HeadConfig
     from deberta_jax.convert.load import parameter_shapes
-    from deberta_jax.convert.models import build_model
     from deberta_jax.convert.source import ORIGIN
-    from deberta_jax.train import checkpoint, session
+    from deberta_jax.model.by_head import build_model
+    from deberta_jax.train import checkpoint
 
     config = configs.build(meta["config"])
     # A run's own checkpoint names no head: it has its objective's.
@@ -149,17 +149,17 @@ def _read_model(workdir: Path, step: int, meta: dict, asked: str) -> dict:
     head_cfg = HeadConfig(**head_values | {"labels": tuple(head_values["labels"])}) if head_values else None
     origin = str(workdir) if (workdir / ORIGIN).is_file() else ""
     model = build_model(head, config.model, head_cfg, origin=origin)
-    return {head: (model, checkpoint.restore_params(workdir / session.CHECKPOINTS, step, parameter_shapes(model)))}
+    return {head: (model, checkpoint.restore_params(directory, step, parameter_shapes(model)))}
 
 
-def _read_pair(workdir: Path, step: int, meta: dict, asked: str) -> dict:
+def _read_pair(workdir: Path, directory: Path, step: int, meta: dict, asked: str) -> dict:
     """{head: (model, parameters)} of the models that are `asked` for, each whole, of a run that trains two."""
     import jax
 
     from deberta_jax.convert.load import parameter_shapes
-    from deberta_jax.convert.models import build_model
+    from deberta_jax.model.by_head import build_model
     from deberta_jax.objectives.rtd import sharing_of
-    from deberta_jax.train import checkpoint, session
+    from deberta_jax.train import checkpoint
 
     if asked not in ("auto", *OF_PAIR):
         named = " and ".join(f"a {model} ({head})" for head, model in OF_PAIR.items())
@@ -169,7 +169,7 @@ def _read_pair(workdir: Path, step: int, meta: dict, asked: str) -> dict:
     models = {"mlm": build_model("mlm", config.rtd.generator, None), "rtd": build_model("rtd", config.model, None)}
     shapes = jax.eval_shape(sharing.pair, *map(parameter_shapes, models.values()))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
-    pair = checkpoint.restore_params(workdir / session.CHECKPOINTS, step, shapes)
+    pair = checkpoint.restore_params(directory, step, shapes)
     params = {"mlm": pair["generator"], "rtd": sharing.discriminator(pair)}
     return {head: (models[head], params[head]) for head in OF_PAIR if asked in ("auto", head)}
 

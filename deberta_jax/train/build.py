@@ -10,7 +10,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deberta_jax.config import Config, ModelConfig
+from deberta_jax.config import PRETRAINING, Config, ModelConfig, RunConfig
 from deberta_jax.data.prepared import Manifest
 from deberta_jax.dist.axes import axes_of, batch_devices, batch_sharding, check_rules
 from deberta_jax.dist.mesh import make_mesh
@@ -20,15 +20,13 @@ from deberta_jax.train.optimizer import named_leaves, optimizers_of
 from deberta_jax.train.state import TrainState, abstract_state, fresh_state
 from deberta_jax.train.step import batch_gradients, make_train_step, step_key
 
-BEST = 10  # candidates of each masked position
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The pure, compiled part of a run. All functions place their results as the rules say."""
 
-    config: Config
-    lexicon: Lexicon
+    config: RunConfig
+    known: Lexicon | tuple[str, ...]
     mesh: Mesh
     objective: Objective
     abstract: TrainState  # shapes, dtypes, shardings
@@ -66,7 +64,7 @@ def resolve(config: Config, manifests: Sequence[Manifest], length: int) -> Confi
     return config
 
 
-def models_of(config: Config) -> dict[str, ModelConfig]:
+def models_of(config: RunConfig) -> dict[str, ModelConfig]:
     """The models of a run by their place in the config."""
     return {"model": config.model} | ({"rtd.generator": config.rtd.generator} if config.rtd else {})
 
@@ -84,14 +82,18 @@ def with_vocabulary(config: Config, size: int) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size), rtd=rtd)
 
 
-def build_run(config: Config, lexicon: Lexicon) -> Run:
-    """Traces and places nothing yet but shapes; the functions compile at their first call."""
+def build_run(config: RunConfig, known: Lexicon | tuple[str, ...]) -> Run:
+    """Everything for a config and what is known of its data: of pretraining the lexicon, of a task the labels.
+
+    Traces and places nothing yet but shapes; the functions compile at their first call.
+    """
     mesh = make_mesh(config.mesh)
     check_rules(config.rules, mesh)
     parts = batch_devices(config.rules, mesh)
     _check_divisible("batch_size / micro_batches", config.batch_size // config.micro_batches, parts)
-    _check_divisible("eval.batch_size", config.eval.batch_size, parts)
-    objective = OBJECTIVES[config.objective](config, lexicon)
+    if config.objective in PRETRAINING:  # of tasks any number is filled up
+        _check_divisible("eval.batch_size", config.eval.batch_size, parts)
+    objective = OBJECTIVES[config.objective](config, known)
     optimizers = optimizers_of(config, objective.groups)
     step = make_train_step(objective, optimizers, seed=config.seed, micro_batches=config.micro_batches)
     abstract = abstract_state(objective, optimizers, config.rules, mesh)
@@ -102,7 +104,7 @@ def build_run(config: Config, lexicon: Lexicon) -> Run:
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Run(
         config=config,
-        lexicon=lexicon,
+        known=known,
         mesh=mesh,
         objective=objective,
         abstract=abstract,
@@ -111,21 +113,15 @@ def build_run(config: Config, lexicon: Lexicon) -> Run:
         train_step=in_mesh(step, in_shardings=(placed, rows), out_shardings=(placed, whole), donate_argnums=0),
         evaluate=in_mesh(objective.evaluate, in_shardings=(placed.params, rows), out_shardings=whole),
         gradients=in_mesh(functools.partial(_gradients, objective, config)),
-        predict=in_mesh(
-            functools.partial(_predict, objective), in_shardings=(placed.params, rows), out_shardings=whole
-        ),
+        predict=in_mesh(objective.predict, in_shardings=(placed.params, rows), out_shardings=whole),
     )
 
 
-def _gradients(objective: Objective, config: Config, params: Any, batch: dict, step: jax.Array) -> tuple:
+def _gradients(objective: Objective, config: RunConfig, params: Any, batch: dict, step: jax.Array) -> tuple:
     return batch_gradients(objective, params, batch, step_key(config.seed, step), config.micro_batches)[:2]
 
 
-def _predict(objective: Objective, params: Any, batch: dict) -> tuple:
-    return objective.predict(params, batch, BEST)
-
-
-def matmul_precision(config: Config) -> str:
+def matmul_precision(config: RunConfig) -> str:
     """float32 means float32, in every model of a run: by default TPUs would round the operands of its products.
 
     Products of bfloat16 operands are the same at either precision.
@@ -134,7 +130,7 @@ def matmul_precision(config: Config) -> str:
     return "highest" if "float32" in dtypes else "default"
 
 
-def _under(mesh: Mesh, config: Config, function: Callable, **jit_options) -> Callable:
+def _under(mesh: Mesh, config: RunConfig, function: Callable, **jit_options) -> Callable:
     """`function`, jitted, called with the mesh and the axis rules in force."""
     function, precision = jax.jit(function, **jit_options), matmul_precision(config)
 

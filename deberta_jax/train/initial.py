@@ -2,15 +2,16 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deberta_jax import config as configs
-from deberta_jax.config import FRESH, ModelConfig
+from deberta_jax.config import FRESH, FinetuneConfig, HeadConfig, ModelConfig, PoolerConfig
 from deberta_jax.errors import Refused, nearest
 from deberta_jax.objectives.base import WHOLE
 from deberta_jax.objectives.embedding_sharing import (
@@ -21,12 +22,14 @@ from deberta_jax.objectives.embedding_sharing import (
     with_embeddings,
 )
 from deberta_jax.objectives.models import init_of
-from deberta_jax.objectives.rtd import replaced_token_detection, sharing_of
+from deberta_jax.objectives.rtd import init_of_pair, sharing_of
+from deberta_jax.objectives.tasks import HEADS, head_of_task
 from deberta_jax.train import checkpoint, session
 from deberta_jax.train.build import Run
 from deberta_jax.train.session import CHECKPOINTS
 from deberta_jax.train.state import TrainState, abstract
 
+WITH_CLASSES = ("sequence_classification", "token_classification")  # heads with a logit for each label
 log = logging.getLogger(__name__)
 
 
@@ -43,12 +46,32 @@ def starting_state(run: Run, workdir: Path, meta: dict[str, Any]) -> TrainState:
         return run.fresh()
     found = _found(run, meta["tokenizer"])  # first: what does not fit is told before anything is made
     state = run.fresh()
-    return state.replace(params=found[WHOLE] if WHOLE in found else _pair(run, state.params, found))
+    if WHOLE in found:  # of a task a new head keeps its fresh parameters
+        return state.replace(params=state.params | found[WHOLE])
+    return state.replace(params=_pair(run, state.params, found))
+
+
+def task_params(run: Run, workdir: Path) -> tuple[int, Any]:
+    """(step, parameters) of a workdir, converted or of a run, whose head is that of the task, for evaluation.
+
+    Raises Refused where it is not, or where its labels are others.
+    """
+    source = Source(run, "workdir", str(workdir), None)
+    return source.step, source.of_task(run.config, run.known, whole=True)
+
+
+def pretrained_vocabulary(workdir: str) -> int:
+    """Ids of the word table of a workdir that a run starts from; 0 for a fresh start."""
+    if not workdir:
+        return 0
+    return configs.build(session.trained_meta(Path(workdir))["config"]).model.vocab_size
 
 
 def _found(run: Run, tokenizer: str) -> dict[str, Any]:
     """Parameters of the models that do not start afresh: {WHOLE: ...}, or those of a pair by their names."""
     config = run.config
+    if config.objective in HEADS:
+        return {WHOLE: Source(run, "init_from", config.init_from, tokenizer).of_task(config, run.known, whole=False)}
     if config.rtd is None:
         source = Source(run, "init_from", config.init_from, tokenizer)
         return {WHOLE: source.masked_model("model", config.model)}
@@ -114,16 +137,18 @@ def _check_one_table(models: dict[str, Any], sharing: TableSharing) -> None:
 class Source:
     """A workdir, of a run or converted, that models of `run` are taken from; `key` of the config names it."""
 
-    def __init__(self, run: Run, key: str, workdir: str, tokenizer: str):
+    def __init__(self, run: Run, key: str, workdir: str, tokenizer: str | None):
+        """`tokenizer`: fingerprint of the one that is needed; None = its own."""
         self._run, self._key, self._workdir = run, key, workdir
-        self._directory = Path(workdir) / CHECKPOINTS
-        self._step = self._newest()
-        meta = checkpoint.read_meta(self._directory, self._step)
-        self._check_tokenizer(meta["tokenizer"], tokenizer)
+        self._directory, self.step = self._newest()
+        meta = checkpoint.read_meta(self._directory, self.step)
+        if tokenizer is not None:
+            self._check_tokenizer(meta["tokenizer"], tokenizer)
         self._config = configs.build(meta["config"])
-        converted = "head" in meta  # a run's own checkpoint names no head: it has its objective's
-        self._head = meta["head"] if converted else self._config.objective
-        self.holds_pair = self._head == "rtd" and not converted
+        named = "head" in meta  # a pretraining run's own checkpoint names no head: it has its objective's
+        self._head = meta["head"] if named else self._config.objective
+        self._head_cfg = HeadConfig(**_tuples(meta["head_config"])) if named and meta["head_config"] else None
+        self.holds_pair = self._head == "rtd" and not named
 
     def masked_model(self, name: str, wanted: ModelConfig) -> Any:
         """The parameters of the model that predicts masked tokens; it must be as `wanted`, config.`name`."""
@@ -140,15 +165,58 @@ class Source:
         if self._head not in ("rtd", "mlm", "encoder"):
             heads = "'rtd', 'mlm' or 'encoder'"
             raise Refused(f"{self._key}: {self._workdir} has the head {self._head!r}, a discriminator needs {heads}")
+        model = self._model(wanted)
+        if self._head != "rtd":
+            log.warning("%s: %s has no head for replaced tokens: it starts afresh", self._key, self._workdir)
+            model = {"encoder": model["encoder"]}
+        return model
+
+    def of_task(self, config: FinetuneConfig, labels: Sequence[str], *, whole: bool) -> Any:
+        """The encoder, and as much of the task's head as the source has: the pooler, and the classifier where it is of
+        the same kind with the same labels, put in this order. `whole`: raises Refused where anything is lacking."""
+        head, head_cfg = head_of_task(config, labels)
+        lacking = self._lacking(head, head_cfg)
+        if whole and lacking:
+            raise Refused(f"{self._workdir}: {lacking}, {config.data.task} cannot be predicted with it")
+        model = self._model(config.model)
+        kept = {"encoder": model["encoder"]}
+        if head_cfg is not None and "pooler" in model and head != "token_classification":
+            self._check_pooler(config.head)
+            kept["pooler"] = model["pooler"]
+        if not lacking:
+            kept |= {name: model[name] for name in model.keys() - {"encoder", "pooler"}}
+            if head in WITH_CLASSES:
+                kept["classifier"] = _reordered(kept["classifier"], self._head_cfg.labels, head_cfg.labels)
+        elif not whole:
+            log.warning("%s: %s: the rest of the head starts afresh", self._key, lacking)
+        return kept
+
+    def _lacking(self, head: str, head_cfg: HeadConfig | None) -> str:
+        """Why the source's last layer is not that of the task; "" where it is."""
+        if self._head != head:
+            return f"its head is {self._head!r}, the task's {head!r}"
+        if head in WITH_CLASSES:
+            theirs, ours = self._head_cfg.labels, head_cfg.labels
+            if sorted(map(str.casefold, theirs)) != sorted(map(str.casefold, ours)):
+                return f"its head has the labels {', '.join(theirs)}, the task {', '.join(ours)}"
+        return ""
+
+    def _check_pooler(self, wanted: PoolerConfig) -> None:
+        if self._head_cfg.pooler_activation != wanted.pooler_activation:
+            theirs = self._head_cfg.pooler_activation
+            raise Refused(
+                f"{self._key}: {self._workdir} has a pooler with {theirs!r}, head.pooler_activation is "
+                f"{wanted.pooler_activation!r}"
+            )
+
+    def _model(self, wanted: ModelConfig) -> Any:
+        """All parameters of the source's model, of a pair those of its discriminator; tables as `wanted` has them."""
         self._check("model", wanted, self._config.model, but=_only_used_by_decoders(wanted))
         if self.holds_pair:
             model = sharing_of(self._config).discriminator(self._pair)
         else:
-            model = self._restored(init_of(self._head, self._config.model))
+            model = self._restored(init_of(self._head, self._config.model, self._head_cfg))
         model = {"encoder": model} if self._head == "encoder" else model
-        if self._head != "rtd":
-            log.warning("%s: %s has no head for replaced tokens: it starts afresh", self._key, self._workdir)
-            model = {"encoder": model["encoder"]}
         kept = dict(embeddings_of(model))
         if not wanted.has_absolute_positions:
             kept.pop("position", None)  # a decoder's
@@ -156,16 +224,17 @@ class Source:
 
     @functools.cached_property
     def _pair(self) -> Any:
-        return self._restored(replaced_token_detection(self._config, self._run.lexicon).init)
+        return self._restored(init_of_pair(self._config))
 
-    def _newest(self) -> int:
-        step = checkpoint.newest_good(self._directory)
+    def _newest(self) -> tuple[Path, int]:
+        path = Path(self._workdir)
+        directory = path / session.BEST if checkpoint.steps_in(path / session.BEST) else path / CHECKPOINTS
+        step = checkpoint.newest_good(directory)
         if step is None:
-            path = Path(self._workdir)
             beside = path.parent.iterdir() if path.parent.is_dir() and not path.exists() else ()
             meant = nearest(path.name, sorted(other.name for other in beside))
             raise Refused(f"{self._key}: {self._workdir} holds no complete checkpoint{meant}")
-        return step
+        return directory, step
 
     def _check_tokenizer(self, found: str, wanted: str) -> None:
         if not found:
@@ -175,15 +244,27 @@ class Source:
             raise Refused(f"{self._key}: {self._workdir} was trained with another tokenizer than the data")
 
     def _check(self, name: str, wanted: ModelConfig, found: ModelConfig, but: tuple[str, ...] = ()) -> None:
-        path = self._directory / str(self._step)
+        path = self._directory / str(self.step)
         session.check_same_model(name, wanted, session.flat(configs.to_dict(found)), path, but=but)
 
     def _restored(self, init: Callable[[jax.Array], Any]) -> Any:
-        log.warning("parameters from %s, step %d", self._workdir, self._step)
+        log.warning("parameters from %s, step %d", self._workdir, self.step)
         shapes = abstract(init, self._run.config.rules, self._run.mesh)
-        return checkpoint.restore_params(self._directory, self._step, shapes)
+        return checkpoint.restore_params(self._directory, self.step, shapes)
 
 
 def _only_used_by_decoders(model: ModelConfig) -> tuple[str, ...]:
     """Keys in which an encoder may differ from the model with a decoder that it comes from."""
     return ("decoder",) if model.has_absolute_positions else ("decoder", "max_position_embeddings")
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """A HeadConfig's values as JSON has them."""
+    return values | {"labels": tuple(values["labels"])}
+
+
+def _reordered(classifier: Any, theirs: Sequence[str], ours: Sequence[str]) -> Any:
+    """A last layer for labels in another order. Names may differ in case."""
+    folded = [label.casefold() for label in theirs]
+    order = np.array([folded.index(label.casefold()) for label in ours])
+    return {name: leaf[..., order] for name, leaf in classifier.items()}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deberta_jax.config import Config, OptimizerConfig
+from deberta_jax.config import ModelConfig, OptimizerConfig, RunConfig, TaskOptimizerConfig
 from deberta_jax.dist.axes import unboxed
 from deberta_jax.errors import Refused
 from deberta_jax.objectives.embedding_sharing import GENERATOR
@@ -21,12 +21,15 @@ class Optimizer(NamedTuple):
     schedule: Callable[[jax.Array], jax.Array]  # number of the update, from 0, to its learning rate
 
 
-def optimizers_of(config: Config, groups: Sequence[str]) -> dict[str, Optimizer]:
+def optimizers_of(config: RunConfig, groups: Sequence[str]) -> dict[str, Optimizer]:
     """An optimizer for each group of an objective."""
     optimizers = {}
     for group in groups:
         name, cfg = ("rtd.optimizer", config.rtd.optimizer) if group == GENERATOR else ("optimizer", config.optimizer)
-        optimizers[group] = Optimizer(make_optimizer(cfg, name), make_schedule(cfg, config.steps))
+        tx = make_optimizer(cfg, name)
+        if isinstance(cfg, TaskOptimizerConfig):
+            tx = finetuning(tx, cfg, config.model)
+        optimizers[group] = Optimizer(tx, make_schedule(cfg, config.steps))
     return optimizers
 
 
@@ -62,6 +65,62 @@ def make_optimizer(cfg: OptimizerConfig, name: str = "optimizer") -> optax.Gradi
         optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
         optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay, name)),
     )
+
+
+def finetuning(
+    tx: optax.GradientTransformation, cfg: TaskOptimizerConfig, model: ModelConfig
+) -> optax.GradientTransformation:
+    """`tx` with layer-wise rates and frozen parameters.
+
+    What is frozen has no gradient, so that it takes no part in clipping, and is not decayed either.
+    """
+
+    def scaled(updates: Any, factors: Any) -> Any:
+        return jax.tree.map(lambda update, factor: update * factor, updates, factors)
+
+    def thaw(updates: Any, params: Any) -> Any:
+        return scaled(updates, jax.tree.map(lambda is_frozen: 1.0 - is_frozen, frozen_mask(params, cfg.freeze)))
+
+    def by_layer(updates: Any, params: Any) -> Any:
+        return thaw(scaled(updates, layer_rates(params, cfg.layer_decay, model)), params)
+
+    return optax.chain(optax.stateless(thaw), tx, optax.stateless(by_layer))
+
+
+def frozen_mask(params: Any, patterns: Sequence[str]) -> Any:
+    """A tree of booleans: True where a pattern matches the path. Raises Refused for one that matches nothing, and where
+    nothing is left to train."""
+    paths = [path for path, _ in named_leaves(unboxed(params))]
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise Refused(f"optimizer.freeze: {pattern!r} matches no parameter")
+    frozen = [any(re.search(pattern, path) for pattern in patterns) for path in paths]
+    if all(frozen):
+        raise Refused("optimizer.freeze: every parameter is frozen")
+    return jax.tree.unflatten(jax.tree.structure(params), frozen)
+
+
+def layer_rates(params: Any, decay: float, model: ModelConfig) -> Any:
+    """A tree of factors on the learning rate: 1 for the head, decay ** n for the n-th layer from the top.
+
+    Embeddings and the relative table lie below the first layer, a convolution beside it. Of stacked layers it is an
+    array over them.
+    """
+    depth = model.num_layers
+
+    def rate(path: str, leaf: jax.Array) -> Any:
+        if not path.startswith("encoder/"):
+            return 1.0
+        name = path.split("/")[1]
+        if name == "blocks":
+            first = 2 if model.conv_kernel_size else 1
+            layers = first + jnp.arange(leaf.shape[0])
+            return decay ** (depth + 1.0 - layers).reshape(-1, *(1,) * (leaf.ndim - 1))
+        layer = {"last": depth, "first": 1, "convolution": 1, "embeddings": 0, "relative": 0, "relative_norm": 0}[name]
+        return decay ** (depth + 1.0 - layer)
+
+    leaves = [rate(path, leaf) for path, leaf in named_leaves(unboxed(params))]
+    return jax.tree.unflatten(jax.tree.structure(unboxed(params)), leaves)
 
 
 def decay_mask(params: Any, no_decay: tuple[str, ...], name: str = "optimizer") -> Any:

@@ -6,30 +6,31 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 
 from deberta_jax.config import Config, DataConfig, EvalConfig
 from deberta_jax.data.batches import check_manifests, eval_batches, train_batches
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards, write_text
-from deberta_jax.errors import Failed, Refused
+from deberta_jax.errors import Refused
 from deberta_jax.objectives import Lexicon, Objective
 from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 from deberta_jax.train import session
 from deberta_jax.train.build import Run, build_run, resolve, with_vocabulary
 from deberta_jax.train.checkpoint import Checkpoints
-from deberta_jax.train.evaluate import evaluate, fill_mask, piece_of
+from deberta_jax.train.evaluate import evaluate, fill_mask, piece_of, samples
 from deberta_jax.train.initial import starting_state
-from deberta_jax.train.logger import JsonLines, Loggers, Progress, TensorBoard
-from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, peak_flops, train
-from deberta_jax.train.optimizer import named_leaves
+from deberta_jax.train.logger import JsonLines, Logger, Loggers, Progress, TensorBoard
+from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, train
+from deberta_jax.train.replay import replay_step
 from deberta_jax.train.signals import StopRequest
+from deberta_jax.train.state import TrainState
+from deberta_jax.train.throughput import peak_flops, token_speed, tokens_until
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,14 @@ def pretrain(config: Config, workdir: str) -> None:
             log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
             _conclude(run.objective, path)  # a run killed after its last step has not come that far
             return
-        inputs = open_inputs(config, corpus, start)
+        batches = open_batches(config, corpus, start)  # first: what cannot be read is told before anything is written
         session.write_run_files(path, config, corpus.tokenizer)
         _introduce(run, corpus)
         with (
-            contextlib.closing(_open_loggers(path, start, config.steps)) as logger,
+            contextlib.closing(open_loggers(path, start, config.steps)) as logger,
             Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
         ):
+            inputs = inputs_of(run, corpus, batches, logger)
             train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop)
     _conclude(run.objective, path)
 
@@ -86,7 +88,8 @@ def _conclude(objective: Objective, workdir: Path) -> None:
     print(f"held out after step {last['step']}: {objective.conclusion(scores)}; curves in {png}")
 
 
-def _open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
+def open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
+    """All that a run writes its numbers to."""
     tensorboard = TensorBoard(workdir / "tensorboard", start)
     return Loggers([JsonLines(workdir / METRICS, start), tensorboard, Progress(steps, start)])
 
@@ -120,20 +123,42 @@ def held_out_splits(training: Sequence[Manifest], others: Sequence[Manifest]) ->
     return held_out
 
 
-def open_inputs(config: Config, corpus: Corpus, start: int) -> Inputs:
-    """Training batches from step `start` on, and passes over the held-out rows."""
-    hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-    batches = train_batches(
+def inputs_of(run: Run, corpus: Corpus, batches: Iterator[dict[str, np.ndarray]], logger: Logger) -> Inputs:
+    """Training batches and evaluations of the held-out rows."""
+    return Inputs(
+        train=batches,
+        every=run.config.eval.every,
+        evaluate=functools.partial(_evaluate, run, corpus, logger),
+        counted=functools.partial(tokens_until, run, corpus.length),
+        speed=functools.partial(token_speed, run, corpus.length),
+    )
+
+
+def open_batches(config: Config, corpus: Corpus, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """This host's part of the training batches from step `start` on."""
+    return train_batches(
         corpus.manifests,
         config.data,
         corpus.vocabulary,
         seed=config.seed,
         batch_size=config.batch_size,
         start_step=start,
-        **hosts,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
     )
-    held_out = functools.partial(held_out_batches, config, corpus)
-    return Inputs(batches, held_out, functools.partial(piece_of, corpus.tokenizer), corpus.length)
+
+
+def _evaluate(run: Run, corpus: Corpus, logger: Logger, state: TrainState, step: int, stop: Callable[[], bool]) -> bool:
+    """Logs scores and samples of the held-out rows; never ends the training."""
+    config, piece = run.config, functools.partial(piece_of, corpus.tokenizer)
+    with contextlib.closing(held_out_batches(config, corpus)) as held_out:
+        scores = evaluate(run, state.params, held_out, stop)
+    if config.eval.samples:
+        with contextlib.closing(held_out_batches(config, corpus)) as held_out:
+            first = next(held_out)
+        logger.text(step, "samples", samples(run, state.params, first, piece, config.eval.samples))
+    logger.scalars(step, {f"eval/{name}": value for name, value in scores.items()})  # last: says that all is logged
+    return False
 
 
 def held_out_batches(config: Config, corpus: Corpus) -> Iterator[dict[str, np.ndarray]]:
@@ -201,14 +226,7 @@ def replay(config: Config, workdir: str, step: int) -> None:
     config = resolve(config, corpus.manifests, corpus.length)
     run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
     saved, params = session.trained_params(run, Path(workdir))
-    with contextlib.closing(open_inputs(config, corpus, step - 1).train) as batches:
-        batch = next(batches)
-    gradients, loss = run.gradients(params, run.place(batch), step - 1)
-    print(f"step {step} with the parameters of step {saved}: loss {float(loss)}")
-    print(f"gradient norm {float(optax.global_norm(gradients))}, rows {batch['examples'].tolist()}")
-    bad = [name for name, leaf in named_leaves(gradients) if not np.isfinite(np.asarray(leaf)).all()]
-    if bad or not np.isfinite(float(loss)):
-        raise Failed(f"step {step} is not finite; gradients that are not: {', '.join(bad) or 'none'}")
+    replay_step(run, params, saved, open_batches(config, corpus, step - 1), step)
 
 
 def _introduce(run: Run, corpus: Corpus) -> None:

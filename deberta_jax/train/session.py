@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from deberta_jax import config as configs
-from deberta_jax.config import Config, ModelConfig
+from deberta_jax.config import Config, ModelConfig, RunConfig
 from deberta_jax.data.prepared import Manifest, write_text
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import Tokenizer
@@ -24,11 +24,12 @@ from deberta_jax.train.build import Run
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 CONFIG = "config.json"
+BEST = "best"  # parameters that did best on validation; of a pretraining run there are none
 # A run may go on with another value of these; they change how it computes, not what it is.
 FREE_MODEL_KEYS = frozenset(
     {"hidden_dropout", "attention_dropout", "stochastic_depth", "dtype", "remat", "initializer_range"}
 )
-FREE_DATA_KEYS = frozenset({"paths", "read_threads"})  # the manifests are compared by their hashes
+FREE_DATA_KEYS = frozenset({"paths", "dir", "tokenizer", "read_threads"})  # what is read is compared by its hashes
 FIXED_KEYS = ("seed", "batch_size", "objective", "rtd.embedding_sharing")
 MODELS = ("model.", "rtd.generator.")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
@@ -63,7 +64,7 @@ def top_id_of(manifests: Sequence[Manifest]) -> int:
     return max(manifests, key=lambda manifest: manifest.splits["train"].rows).top_id
 
 
-def write_run_files(workdir: Path, config: Config, tokenizer: Tokenizer) -> None:
+def write_run_files(workdir: Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     """config.json (runs again as --config=WORKDIR/config.json), environment.json (what it ran on), the tokenizer."""
     tokenizer.save_vocabulary(workdir / TOKENIZER)
     _write_json(workdir / CONFIG, configs.to_dict(config))
@@ -78,25 +79,27 @@ def write_run_files(workdir: Path, config: Config, tokenizer: Tokenizer) -> None
 
 
 def trained_meta(workdir: Path) -> dict[str, Any]:
-    """What the newest good checkpoint says about itself. Raises Refused when there is none."""
-    return checkpoint.read_meta(workdir / CHECKPOINTS, trained_step(workdir))
+    """What the checkpoint that counts says about itself. Raises Refused when there is none."""
+    return checkpoint.read_meta(*trained_checkpoint(workdir))
 
 
-def trained_step(workdir: Path) -> int:
-    step = checkpoint.newest_good(workdir / CHECKPOINTS)
+def trained_checkpoint(workdir: Path) -> tuple[Path, int]:
+    """(directory, step) of the checkpoint that counts: the best of a fine-tuned run, else the newest good one."""
+    directory = workdir / BEST if checkpoint.steps_in(workdir / BEST) else workdir / CHECKPOINTS
+    step = checkpoint.newest_good(directory)
     if step is None:
         raise Refused(f"{workdir} holds no complete checkpoint")
-    return step
+    return directory, step
 
 
 def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
-    """(step, parameters) of the newest good checkpoint. Raises Refused when there is none or it is another model's."""
-    directory, step = workdir / CHECKPOINTS, trained_step(workdir)
+    """(step, parameters) of the checkpoint that counts. Raises Refused when there is none or it is another model's."""
+    directory, step = trained_checkpoint(workdir)
     _check_same_models(run.config, checkpoint.read_meta(directory, step)["config"], directory / str(step))
     return step, checkpoint.restore_params(directory, step, run.abstract.params)
 
 
-def _check_same_models(config: Config, saved: dict[str, Any], path: Path) -> None:
+def _check_same_models(config: RunConfig, saved: dict[str, Any], path: Path) -> None:
     if saved["objective"] != config.objective:
         raise Refused(f"checkpoint {path} was trained for {saved['objective']!r}, the config says {config.objective!r}")
     check_same_model("model", config.model, saved["model"], path)

@@ -1,0 +1,142 @@
+"""Fine-tuning of every kind of task, from files to scores, and what it refuses. Real processes train."""
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import eval as eval_command
+from deberta_jax import errors
+from deberta_jax.train import checkpoint
+from runs import finish, metrics
+from task_files import EXAMPLES, KINDS, task_flags, write_task
+
+pytestmark = [pytest.mark.two_process, pytest.mark.slow]
+LEARNT = {"optimizer__schedule": "constant", "eval__every": 120, "eval__batch_size": 1}
+EPOCHS = {"span": 150}  # to know 64 examples by heart; the others: 60
+SHOWN = {"regression": "pearson", "tagging": "f1", "span": "f1"}  # the others: accuracy
+
+
+@pytest.fixture(scope="session")
+def words(documents) -> list[str]:
+    return sorted({word.lower().strip(".") for document in documents[:40] for word in document.split()})[:90]
+
+
+@pytest.fixture(scope="session")
+def folders(words, tmp_path_factory) -> dict[str, Path]:
+    """A folder with a file of every kind."""
+    root = tmp_path_factory.mktemp("tasks")
+    return {kind: write_task(root / kind, kind, words) for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def trained(folders, spm_dir, launch, tmp_path_factory) -> dict[str, Path]:
+    """Workdirs of runs that learn 64 examples of each kind by heart, two at a time."""
+    root = tmp_path_factory.mktemp("trained")
+    flags = {kind: task_flags(kind, folders[kind], spm_dir, epochs=EPOCHS.get(kind, 60), **LEARNT) for kind in KINDS}
+    running = {}
+    for kind in KINDS:
+        running[kind] = launch("train.py", *flags[kind], f"--workdir={root / kind}")
+        if len(running) % 2 == 0:
+            _ended(running)
+    _ended(running)
+    return {kind: root / kind for kind in KINDS}
+
+
+def _ended(running: dict) -> None:
+    for kind in list(running):
+        done = finish(running.pop(kind))
+        assert done.returncode == 0, f"{kind}: {done.stderr}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_64_examples_are_learnt_by_heart(kind, trained):
+    best = json.loads((trained[kind] / "validation" / "scores.json").read_text())
+    (scores,) = best["scores"].values()
+    assert scores["examples"] == EXAMPLES
+    assert scores[SHOWN.get(kind, "accuracy")] >= 0.98
+
+
+def test_scores_are_the_same_on_one_device_and_on_eight_whatever_the_batch(trained, launch, tmp_path):
+    """The run validated by one row at a time; here seven at a time on eight devices: exactly the same."""
+    for kind in KINDS:
+        flags = [f"--workdir={trained[kind]}", "--config.eval.batch_size=7", f"--output={tmp_path / kind}"]
+        done = finish(launch("eval.py", *flags, devices=8))
+        assert done.returncode == 0, (kind, done.stderr)
+        assert f"train.jsonl: {EXAMPLES} examples: " in done.stdout
+        spread, alone = (
+            json.loads((folder / "scores.json").read_text())["scores"]["train.jsonl"]
+            for folder in (tmp_path / kind, trained[kind] / "validation")
+        )
+        assert spread.pop("loss") == pytest.approx(alone.pop("loss"), rel=1e-5)  # a float32 sum of other batches
+        assert spread == alone
+        assert (tmp_path / kind / "predictions-train.jsonl").read_text() == (
+            trained[kind] / "validation" / "predictions-train.jsonl"
+        ).read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eval_writes_what_the_run_found(kind, trained, capsys, tmp_path):
+    assert errors.run(eval_command.main, [f"--workdir={trained[kind]}", f"--output={tmp_path}"]) == 0
+    out, _ = capsys.readouterr()
+    assert f"train.jsonl: {EXAMPLES} examples: " in out
+    found = json.loads((tmp_path / "scores.json").read_text())
+    wanted = json.loads((trained[kind] / "validation" / "scores.json").read_text())
+    assert found["step"] == wanted["step"]
+    for name, value in wanted["scores"]["train.jsonl"].items():
+        assert found["scores"]["train.jsonl"][name] == pytest.approx(value, abs=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "predictions-train.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"n{number}" for number in range(EXAMPLES)]
+
+
+def test_unlabelled_files_are_predicted_without_scores(trained, folders, capsys, tmp_path):
+    hidden = tmp_path / "hidden.jsonl"
+    rows = [json.loads(line) for line in (folders["classification"] / "train.jsonl").read_text().splitlines()[:5]]
+    hidden.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "label"}) + "\n" for row in rows))
+    flags = [f"--workdir={trained['classification']}", f"--split={hidden}", f"--output={tmp_path / 'out'}"]
+    assert errors.run(eval_command.main, flags) == 0
+    assert "5 examples predicted, none has a label" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions-hidden.jsonl").read_text().splitlines()]
+    assert [line["gold"] for line in lines] == [None] * 5
+    assert [line["prediction"] for line in lines] == [row["label"] for row in rows]
+    assert all(sum(line["probabilities"]) == pytest.approx(1, abs=1e-5) for line in lines)
+
+
+def assert_same_checkpoints(directory: Path, other: Path) -> None:
+    """Bit for bit the same arrays in the same steps."""
+    assert checkpoint.steps_in(directory) == checkpoint.steps_in(other)
+    for step in checkpoint.steps_in(directory):
+        found, wanted = arrays(directory, step), arrays(other, step)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def arrays(directory: Path, step: int) -> dict:
+    """Everything of a step, as it is on disk."""
+    path = (directory / str(step) / "state").absolute()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        names = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def test_killed_and_run_again_it_equals_the_run_that_was_left_alone(launch, folders, spm_dir, tmp_path):
+    """SIGKILL after an evaluation, and between two of them."""
+    flags = task_flags("classification", folders["classification"], spm_dir, epochs=3, checkpoint__every_steps=3)
+    alone = launch("train.py", *flags, f"--workdir={tmp_path / 'alone'}")
+    assert finish(alone).returncode == 0
+    notes = str(tmp_path / "notes")
+    for moment in ("saved:3", "saved:4", "saved:4", "saved:9"):  # the second 4 is that of the best parameters
+        killed = ["SIGKILL", moment, notes, *flags, f"--workdir={tmp_path / 'killed'}"]
+        done = finish(launch("tests/troubled_train.py", *killed))
+        assert done.returncode == -signal.SIGKILL, (moment, done.stderr)
+    assert finish(launch("train.py", *flags, f"--workdir={tmp_path / 'killed'}")).returncode == 0
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "alone")
+    for folder in ("checkpoints", "best"):
+        assert_same_checkpoints(tmp_path / "killed" / folder, tmp_path / "alone" / folder)
+    for name in ("scores.json", "predictions-train.jsonl"):
+        found, wanted = ((tmp_path / run / "validation" / name).read_bytes() for run in ("killed", "alone"))
+        assert found == wanted
