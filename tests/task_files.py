@@ -18,7 +18,7 @@ COLUMNS = {
     "regression": {"segments": ("first", "second"), "label": "label"},
     "multiple_choice": {"segments": ("first",), "options": ("a", "b", "c"), "label": "label"},
     "tagging": {"words": "words", "tags": "tags"},
-    "span": {"question": "question", "context": "context", "answers": "answers"},
+    "span": {"question": "question", "context": "context", "answers": "answers", "answer_start": "start"},
 }
 KINDS = tuple(COLUMNS)
 TINY = {
@@ -101,7 +101,8 @@ def _tagged(rng: np.random.Generator, words: Sequence[str]) -> dict[str, Any]:
 def _question(rng: np.random.Generator, words: Sequence[str]) -> dict[str, Any]:
     chosen = [str(word) for word in rng.choice(words, rng.integers(6, 18), replace=False)]
     place = int(rng.integers(len(chosen)))
-    return {"question": _text(rng, words), "context": " ".join(chosen), "answers": [chosen[place]]}
+    start = len(" ".join([*chosen[:place], ""]))  # a short word may be a part of a longer one before it
+    return {"question": _text(rng, words), "context": " ".join(chosen), "answers": chosen[place], "start": start}
 
 
 _ROWS = {

@@ -11,8 +11,9 @@ import pytest
 
 import eval as eval_command
 from deberta_jax import errors
+from deberta_jax.tools import convert
 from deberta_jax.train import checkpoint
-from runs import finish, metrics
+from runs import ROOT, finish, metrics
 from task_files import EXAMPLES, KINDS, task_flags, write_task
 
 pytestmark = [pytest.mark.two_process, pytest.mark.slow]
@@ -140,3 +141,42 @@ def test_killed_and_run_again_it_equals_the_run_that_was_left_alone(launch, fold
     for name in ("scores.json", "predictions-train.jsonl"):
         found, wanted = ((tmp_path / run / "validation" / name).read_bytes() for run in ("killed", "alone"))
         assert found == wanted
+
+
+def test_a_classifier_goes_to_transformers_and_comes_back_with_its_labels(trained, folders, spm_dir, tmp_path, capsys):
+    """Written for transformers, converted again, and evaluated by the names of its labels."""
+    exported, again = tmp_path / "exported", tmp_path / "again"
+    convert.main([f"--checkpoint={trained['classification']}", f"--output={exported}"])
+    assert json.loads((exported / "config.json").read_text())["id2label"] == {"0": "no", "1": "perhaps", "2": "yes"}
+    convert.main([f"--source={exported}", f"--output={again}"])
+    source, *flags = task_flags("classification", folders["classification"], spm_dir)
+    flags += [f"--config={ROOT / source.removeprefix('--config=')}", f"--workdir={again}"]
+    code = errors.run(eval_command.main, flags)
+    assert code == 0, capsys.readouterr().err
+    found, wanted = (
+        [json.loads(line) for line in (folder / "predictions-train.jsonl").read_text().splitlines()]
+        for folder in (again / "eval", trained["classification"] / "validation")
+    )
+    assert [line["prediction"] for line in found] == [line["prediction"] for line in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+
+
+REFUSED = {
+    "another task's labels": (["--task=rte"], "its head has the labels no, perhaps, yes, the task entailment"),
+    "no such split": (["--split=nothing.jsonl"], "nothing.jsonl"),
+    "another kind": (["--task=sts-b"], "data.task 'sts-b' is regression, objective says 'classification'"),
+    "unknown task": (["--task=mprc"], "did you mean 'mrpc'?"),
+    "no masks": (["--fill_mask=a [MASK]"], "was fine-tuned, it predicts no masked tokens"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_evaluated_is_one_line(flags, message, trained, folders, tmp_path, capsys):
+    (tmp_path / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    where = [f"--workdir={trained['classification']}", f"--output={tmp_path / 'out'}"]
+    where += [f"--data={tmp_path}"] if "rte" in flags[0] else []
+    assert errors.run(eval_command.main, where + flags) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("refused: ")
+    assert message in line

@@ -148,6 +148,29 @@ def test_questions_without_answers_in_the_training_file_make_a_task_of_v2(tmp_pa
     assert found.task.score is scoring.squad_v2
 
 
+@pytest.mark.parametrize(
+    ("tags", "selection"),
+    [(("B-X", "I-X", "O"), "f1"), (("O",), "f1"), (("NOUN", "O"), "token_accuracy"), (("B-X", "X"), "token_accuracy")],
+)
+def test_tags_are_scored_as_entities_where_they_mark_entities(tmp_path, tags, selection):
+    lines = [json.dumps({"words": ["ka", "te"], "tags": [tag, tag]}) + "\n" for tag in tags]
+    write(tmp_path / "tags.jsonl", "".join(lines))
+    found = of_kind("tagging", tmp_path, train="tags.jsonl", validation=("tags.jsonl",))
+    assert found.task.labels == tags and found.task.selection == (selection,)
+    right = [Prediction(example.tags) for example in found.train]
+    assert found.task.score(found.train, right)[selection] == (0 if tags == ("O",) else 1)
+
+
+def test_tagged_words_may_stand_in_columns_as_in_conll(tmp_path):
+    write(tmp_path / "train.txt", "ka NN I-X\nte NN I-X\n\nmo VB O\n")
+    write(tmp_path / "dev.conll", "ri NN B-X\n")
+    found = of_kind("tagging", tmp_path, train="train.txt", validation=("dev.conll",))
+    assert found.train == [Sentence("0", ("ka", "te"), ("B-X", "I-X")), Sentence("1", ("mo",), ("O",))]
+    assert found.validation == {"dev.conll": [Sentence("0", ("ri",), ("B-X",))]}
+    assert found.task.labels == ("B-X", "I-X", "O")
+    assert "train.txt is none of .tsv, .csv, .jsonl" in refusal(of_kind, "span", tmp_path, train="train.txt")
+
+
 @pytest.mark.parametrize(("answerless", "score"), [(False, scoring.squad), (True, scoring.squad_v2)])
 def test_a_task_is_opened_for_evaluation_with_what_its_run_knows(answerless, score):
     assert open_task(task_data(), "span", (), answerless).score is score
