@@ -346,6 +346,11 @@ def test_sift_elsewhere_keeps_the_recipe_of_the_task():
     assert of_task("rte", "v3_xsmall", "sift").sift.weight == 3
 
 
+def test_sift_is_computed_in_float32():
+    """An ascent step of 1e-4 on vectors of about 1 would be lost in bfloat16."""
+    assert [of_task("rte", "v3_base", *options).model.dtype for options in ((), ("sift",))] == ["bfloat16", "float32"]
+
+
 def test_all_scripts_share_one_optimizer():
     for size in ("v1_base", "v3_large", "mini"):
         built = of_task("mrpc", size).optimizer

@@ -343,11 +343,11 @@ SIFT = {"weight": 2.0, "learning_rate": 0.05, "initial": 0.02, "steps": 1, "loss
 def test_scale_invariant_fine_tuning_pushes_each_option_of_each_row():
     """With a random start and noise of its own: however the batch is split, they are the same."""
     run = OBJECTIVES["multiple_choice"](task_config("multiple_choice", sift=SIFT), ())
-    batch, params = task_batch("multiple_choice"), fresh("multiple_choice")
+    batch = task_batch("multiple_choice")
 
     def of_rows(rows):
         part = {name: jnp.asarray(values[rows]) for name, values in batch.items()}
-        return run.parts[0].loss(params, part, KEY, {"task": jnp.float32(1)})[1][0]
+        return run.parts[0].loss(params("multiple_choice"), part, KEY, {"task": jnp.float32(1)})[1][0]
 
     both = jax.jit(lambda: [of_rows(slice(None, None, 2)), of_rows(slice(1, None, 2))], compiler_options=COMPILE_FAST)
     whole = jax.jit(lambda: of_rows(slice(None)), compiler_options=COMPILE_FAST)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from deberta_jax import config as configs
-from deberta_jax.config import CheckpointConfig, FinetuneConfig
+from deberta_jax.config import CheckpointConfig, FinetuneConfig, TaskDataConfig
 from deberta_jax.errors import Refused
 from deberta_jax.objectives.tasks import head_of_task
 from deberta_jax.reports.curves import plot_curves
@@ -277,10 +277,10 @@ def evaluate_task(
     """
     path = Path(workdir)
     meta = session.trained_meta(path)
-    changes = {"task": task_name or config.data.task, "dir": directory or config.data.dir}
-    data = dataclasses.replace(config.data, **changes)
-    labels = tuple(meta.get("labels") or data.labels)
-    task = open_task(data, config.objective, labels, meta.get("answerless", False))
+    data = dataclasses.replace(config.data, dir=directory or config.data.dir)
+    if task_name:  # it brings its own labels and columns
+        data = dataclasses.replace(data, task=task_name, labels=(), columns=None, validation=())
+    task = open_task(data, config.objective, *_known_at_training(meta, data))
     tokenizer = load_tokenizer(path / session.TOKENIZER)
     names = tuple(splits) or data.validation or task.validation
     if not names:
@@ -296,6 +296,14 @@ def evaluate_task(
     for result in results:
         print(f"{result.split.name}: {_said(result.scores)}")
     print(f"scores.json, predictions in {place}")
+
+
+def _known_at_training(meta: dict[str, Any], data: TaskDataConfig) -> tuple[tuple[str, ...], bool]:
+    """(labels, whether questions may have no answer) that a custom task had; of converted weights those of the head."""
+    if "labels" in meta:
+        return tuple(meta["labels"]), meta["answerless"]
+    head = meta["head_config"] if "head" in meta else None
+    return data.labels or (tuple(head["labels"]) if head else ()), False
 
 
 def replay(config: FinetuneConfig, workdir: str, step: int) -> None:
