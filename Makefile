@@ -17,7 +17,7 @@ quickstart: $(VENV)/installed
 	$(RUN) train.py --config=configs/quickstart.py --workdir=$(QUICKSTART)
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

@@ -4,6 +4,10 @@ The environment is set before anything imports jax; processes that tests start i
 """
 
 import os
+import signal
+
+# pytest-xdist's workers ignore Ctrl-C, and the processes that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"

@@ -176,3 +176,18 @@ def test_smoothing_is_the_mean_of_a_window_that_is_cut_at_the_ends():
 def test_a_short_curve_is_not_smoothed(count):
     values = np.random.default_rng(0).normal(size=count)
     np.testing.assert_allclose(curves.smoothed(values), values)
+
+
+def test_a_fine_tuned_run_shows_the_score_that_chose_its_checkpoint(tmp_path):
+    lines = [
+        {"step": 1, "epoch": 0.5, "loss": 0.7, "accuracy": 0.5},
+        {"step": 2, "epoch": 1.0, "loss": 0.6, "accuracy": 0.75},
+        {"step": 2, "eval/loss": 0.65, "eval/matthews": 0.25, "eval/accuracy": 0.5, "eval/score": 0.25},
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = curves.draw_curves(curves.read_metrics(path))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["loss", "predicted right", "the score that chooses the checkpoint"]
+    (held_out,) = figure.axes[2].get_lines()
+    assert list(held_out.get_ydata()) == [0.25]

@@ -11,7 +11,9 @@ from deberta_jax.objectives import OBJECTIVES, mlm
 TOP_ID = LEXICON.top_id
 OBJECTIVE = OBJECTIVES["mlm"](tiny_config(), LEXICON)
 evaluate = jax.jit(OBJECTIVE.evaluate, compiler_options=COMPILE_FAST)
-predict = jax.jit(functools.partial(mlm.predict, MaskedLM(tiny_config().model)), static_argnums=2, compiler_options=COMPILE_FAST)
+predict = jax.jit(
+    functools.partial(mlm.predict, MaskedLM(tiny_config().model)), static_argnums=2, compiler_options=COMPILE_FAST
+)
 loss_of = jax.jit(OBJECTIVE.parts[0].loss, compiler_options=COMPILE_FAST)
 
 

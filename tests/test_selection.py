@@ -48,3 +48,11 @@ def test_the_first_is_the_best_whatever_it_is(score):
     assert (selection.step, selection.exhausted) == (-1, False)
     assert selection.add(0, score) and (selection.step, selection.score) == (0, score)
     assert not selection.add(1, score) and selection.exhausted
+
+
+def test_a_score_that_is_no_number_is_worse_than_any():
+    selection = Selection(0)
+    assert selection.add(1, float("nan"))  # something has to be kept
+    assert selection.add(2, -0.5)
+    assert not selection.add(3, float("nan"))
+    assert (selection.step, selection.score) == (2, -0.5)

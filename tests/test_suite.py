@@ -83,7 +83,7 @@ def test_a_failed_run_stops_nothing_and_only_it_is_tried_again(root):
 def test_a_result_says_all_about_the_run(root):
     (outcome,) = run_jobs(jobs(only="end"), root / "suite")
     seconds = outcome.result.pop("seconds")
-    assert 0 < seconds < 60
+    assert 0 <= seconds < 60
     assert outcome.result == {
         "flags": ["--do=end", "--x=1"],
         "environment": {"cache": str(root / "suite" / "compiled")},

@@ -272,8 +272,14 @@ def test_neither_is_it_on_one_of_two_tests(tmp_path):
 def test_what_has_no_label_is_neither_trained_nor_selected_on(tmp_path):
     why = "has no label: it can be predicted, not trained or selected on"
     assert refusal(of_sst2, tmp_path, train="test") == f"test: example 0 {why}"
-    said = refusal(of_sst2, tmp_path, validation=("validation", str(tmp_path / "test.tsv")))
-    assert said == f"{tmp_path / 'test.tsv'}: example 0 {why}"
+    (tmp_path / "hidden.tsv").write_bytes((tmp_path / "test.tsv").read_bytes())
+    said = refusal(of_sst2, tmp_path, validation=("validation", str(tmp_path / "hidden.tsv")))
+    assert said == f"{tmp_path / 'hidden.tsv'}: example 0 {why}"
+
+
+def test_a_test_is_not_validated_on_by_the_name_of_its_file_either(tmp_path):
+    said = refusal(of_sst2, tmp_path, validation=(str(tmp_path / "test.tsv"),))
+    assert said.endswith("a checkpoint is never chosen on a test")
 
 
 @EVERY_KIND

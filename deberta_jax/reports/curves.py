@@ -46,6 +46,11 @@ ALONE = (  # one model: "loss", and "accuracy" where it was measured
         "always the most frequent token",
     ),
 )
+TASK = (  # fine-tuned
+    Panel("loss", "loss", ".3f", "best"),
+    Panel("accuracy", "predicted right", ".1%", "best"),
+    Panel("score", "the score that chooses the checkpoint", ".3f", "best"),
+)
 PAIR = (  # a generator and a discriminator
     Panel("generator/loss", "generator: cross-entropy at masked positions (nats)", ".2f", "upper right"),
     Panel("discriminator/loss", "discriminator: cross-entropy at every token (nats)", ".3f", "upper right"),
@@ -111,7 +116,9 @@ def draw_curves(metrics: dict[str, Series]) -> Figure:
 
 def panels_of(metrics: dict[str, Series]) -> tuple[Panel, ...]:
     """What there is to draw of the kind of run that left `metrics`."""
-    return PAIR if metrics.keys() & {"generator/loss", "eval/generator/loss"} else ALONE
+    if metrics.keys() & {"generator/loss", "eval/generator/loss"}:
+        return PAIR
+    return TASK if "epoch" in metrics else ALONE
 
 
 def _draw_panel(axes: Axes, metrics: dict[str, Series], panel: Panel) -> None:

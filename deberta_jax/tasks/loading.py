@@ -59,7 +59,8 @@ def load_examples(data: TaskDataConfig, kind: str, seed: int) -> Examples:
     names = data.validation or task.validation
     if not names:
         raise Refused(f"data.task {data.task!r} has nothing to validate on: name a file in data.validation")
-    tested = [name for name in names if name in task.files and name.startswith("test")]
+    tests = {name for split, file in task.files.items() if split.startswith("test") for name in (split, file)}
+    tested = [name for name in names if name in tests or Path(name).name in tests]
     if tested:
         raise Refused(f"data.validation names {tested[0]!r}: a checkpoint is never chosen on a test")
     validation = {name: read_split(data, task, name) for name in names}
@@ -78,7 +79,7 @@ def read_split(data: TaskDataConfig, task: Task, split: str) -> list[Example]:
         return read_prepared(data.dir, task, split)
     if prepared and not Path(split).is_absolute():
         raise Refused(f"{data.dir} is a prepared set: its splits are {', '.join(task.files)}, not {split!r}")
-    return task.read(Path(data.dir) / task.files.get(split, split) if split in task.files else Path(data.dir) / split)
+    return task.read(Path(data.dir) / task.files.get(split, split))
 
 
 def is_known(example: Example) -> bool:

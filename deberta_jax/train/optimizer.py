@@ -79,12 +79,19 @@ def finetuning(
         return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
     def thaw(updates: Any, params: Any) -> Any:
-        return scaled(updates, jax.tree.map(lambda is_frozen: 1.0 - is_frozen, frozen_mask(params, cfg.freeze)))
+        frozen = frozen_mask(params, cfg.freeze)
+        return jax.tree.map(lambda update, is_frozen: jnp.zeros_like(update) if is_frozen else update, updates, frozen)
 
     def by_layer(updates: Any, params: Any) -> Any:
         return thaw(scaled(updates, layer_rates(params, cfg.layer_decay, model)), params)
 
-    return optax.chain(optax.stateless(thaw), tx, optax.stateless(by_layer))
+    whole = optax.chain(optax.stateless(thaw), tx, optax.stateless(by_layer))
+
+    def init(params: Any) -> Any:
+        frozen_mask(params, cfg.freeze)  # a wrong pattern is told before anything is trained
+        return whole.init(params)
+
+    return optax.GradientTransformation(init, whole.update)
 
 
 def frozen_mask(params: Any, patterns: Sequence[str]) -> Any:

@@ -1,5 +1,6 @@
 """Which evaluation was the best, and when enough of them were not."""
 
+import math
 from collections.abc import Iterable
 
 
@@ -15,7 +16,8 @@ class Selection:
             self.add(step, score)
 
     def add(self, step: int, score: float) -> bool:
-        """Whether this score is better than all before; an equal one is not."""
+        """Whether this score is better than all before; an equal one is not. NaN is worse than any."""
+        score = -math.inf if math.isnan(score) else score
         if self.step < 0 or score > self.score:
             self.step, self.score, self._since = step, score, 0
             return True
