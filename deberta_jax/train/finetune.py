@@ -113,7 +113,12 @@ def open_tokenizer(config: FinetuneConfig) -> Tokenizer:
         return load_tokenizer(config.data.tokenizer)
     if not config.init_from:
         raise Refused("no tokenizer: name its directory in data.tokenizer, or a workdir to start from in init_from")
-    return load_tokenizer(Path(config.init_from) / session.TOKENIZER)
+    path = Path(config.init_from) / session.TOKENIZER
+    if not path.is_dir():
+        raise Refused(
+            f"init_from: {path} does not exist: no workdir of a run, or converted without its tokenizer's files"
+        )
+    return load_tokenizer(path)
 
 
 def resolve(config: FinetuneConfig, task: Task, tokenizer: Tokenizer, epoch_steps: int) -> FinetuneConfig:
