@@ -223,7 +223,7 @@ def get_config(task: str = "mnli", size: str = "v3_base", *options: str) -> Conf
     c.steps = 0  # as epochs say
     c.model.decoder = "none"
     c.data = data(task, length)
-    c.eval = ConfigDict(dict(every=0, batch_size=64, patience=0, n_best=20, max_answer_length=30))
+    c.eval = ConfigDict(dict(every=0, batch_size=64, patience=0, n_best=20, max_answer_length=30, null_threshold=0.0))
     c.optimizer.update(ConfigDict(dict(layer_decay=1.0, freeze=())))
     with_recipe(c, recipe_of(task, size))
     if size in OWN:

@@ -385,10 +385,12 @@ class TaskEvalConfig:
     patience: int  # evaluations without a better score that end the training; 0 = none do
     n_best: int  # of spans: starts and ends of a window that are considered, answers that are written
     max_answer_length: int  # of spans: tokens
+    null_threshold: float  # of spans: null odds above it mean no answer; SQuAD 2.0's scores say which is best
 
     def __post_init__(self):
         for name in ("batch_size", "n_best", "max_answer_length"):
             require(getattr(self, name) > 0, f"eval.{name} must be positive, got {getattr(self, name)}")
+        require(math.isfinite(self.null_threshold), f"eval.null_threshold must be finite, got {self.null_threshold}")
         for name in ("every", "patience"):
             require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
 

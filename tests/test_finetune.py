@@ -163,6 +163,7 @@ def test_a_classifier_goes_to_transformers_and_comes_back_with_its_labels(traine
 
 
 REFUSED = {
+    "two files of one name": (["--split=a/train.tsv", "--split=train.jsonl"], "there is another split or file 'train'"),
     "another task's labels": (["--task=rte"], "its head has the labels no, perhaps, yes, the task entailment"),
     "no such split": (["--split=nothing.jsonl"], "nothing.jsonl"),
     "another kind": (["--task=sts-b"], "data.task 'sts-b' is regression, objective says 'classification'"),

@@ -63,6 +63,22 @@ def test_glue_takes_entailment_in_words(tmp_path, task: str, split: str, file: s
     assert "entailment" in labels
 
 
+def test_rows_come_by_their_numbers(tmp_path):
+    """Sets of TensorFlow Datasets are shuffled."""
+    predictions = [Prediction("entailment"), Prediction("not_entailment"), Prediction("not_entailment")]
+    path = write_submission(tmp_path, "rte", "test", texts("10", "9", "0"), predictions)
+    rows = [["0", "not_entailment"], ["9", "not_entailment"], ["10", "entailment"]]
+    assert table(path) == [["index", "prediction"], *rows]
+    path = write_submission(tmp_path, "wic", "test", texts("10", "9"), [Prediction("true"), Prediction("false")])
+    assert [line["idx"] for line in json_lines(path)] == [9, 10]
+    answers = texts("1-0-1", "0-11-0", "0-2-0", "1-0-0")
+    path = write_submission(tmp_path, "multirc", "test", answers, [Prediction("true")] * 4)
+    assert [
+        (line["idx"], [(each["idx"], len(each["answers"])) for each in line["passage"]["questions"]])
+        for line in json_lines(path)
+    ] == [(0, [(2, 1), (11, 1)]), (1, [(0, 2)])]
+
+
 def test_every_test_split_of_mnli_has_a_file_of_its_own(tmp_path):
     splits = [split for split in TASKS["mnli"].files if split.startswith("test")]
     files = [write_submission(tmp_path, "mnli", split, texts("0"), [Prediction("neutral")]).name for split in splits]

@@ -323,6 +323,7 @@ ASKED = {"ask": "a", "page": PAGE}
         ("regression", PAIR | {"class": "high"}, PAIRS, "line 1: label 'high' is no finite number"),
         ("regression", PAIR | {"class": "nan"}, PAIRS, "line 1: label 'nan' is no finite number"),
         ("regression", PAIR | {"class": "-inf"}, PAIRS, "line 1: label '-inf' is no finite number"),
+        ("regression", PAIR | {"class": 10**400}, PAIRS, f"line 1: label {10**400} is no finite number"),
         ("regression", PAIR | {"class": True}, PAIRS, "line 1: label True is no finite number"),
         ("regression", PAIR | {"class": [1]}, PAIRS, "line 1: label [1] is no finite number"),
         *[
@@ -365,6 +366,18 @@ ASKED = {"ask": "a", "page": PAGE}
 )  # fmt: skip
 def test_what_is_wrong_is_refused_with_its_line(tmp_path, kind: str, row: dict, named: dict, message: str):
     assert json_refusal(tmp_path, kind, [row], **named) == message
+
+
+@pytest.mark.parametrize("cell", ["['a', 'b']", '["a", "b"]', "[ 'a' ]"])
+def test_lists_in_cells_of_tables_are_refused(tmp_path, cell: str):
+    """As tables of pandas hold them; blanks would make words of their brackets and quotes."""
+    path = tmp_path / "a.tsv"
+    for row in (f"{cell}\tO O", f"a b\t{cell}"):
+        path.write_text(f"tokens\tnames\n{row}\n")
+        with pytest.raises(Refused, match=r"line 2: '(tokens|names)' is a list in brackets"):
+            read_custom(path, "tagging", columns(**TAGS), ())
+    path.write_text("tokens\tnames\n[ a ' ]\tO O O O\n")
+    assert read_custom(path, "tagging", columns(**TAGS), ())[0].words == ("[", "a", "'", "]")
 
 
 def test_labels_outside_the_labels_are_refused(tmp_path):

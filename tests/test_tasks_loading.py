@@ -9,7 +9,7 @@ import pytest
 from deberta_jax.errors import Refused
 from deberta_jax.tasks import scoring
 from deberta_jax.tasks.examples import Answer, Choice, Prediction, Question, Sentence, Text
-from deberta_jax.tasks.loading import Examples, is_known, load_examples, open_task, read_split
+from deberta_jax.tasks.loading import Examples, check_scorable, is_known, load_examples, open_task, read_split
 from deberta_jax.tasks.registry import TASKS
 from task_builders import task_data
 
@@ -148,6 +148,39 @@ def test_questions_without_answers_in_the_training_file_make_a_task_of_v2(tmp_pa
     assert found.task.score is scoring.squad_v2
 
 
+def test_a_question_without_an_answer_in_validation_alone_makes_one_too(tmp_path):
+    case = KINDS["span"]
+    (tmp_path / "more.jsonl").write_text('{"q": "ka?", "c": "te ri", "a": ""}\n')
+    examples = of_kind("span", tmp_path, validation=("dev" + case["suffix"], "more.jsonl"))
+    assert examples.task.score is scoring.squad_v2
+    assert examples.task.score(examples.validation["more.jsonl"], [Prediction("")])["exact"] == 1.0
+
+
+def test_what_cannot_be_scored_whole_is_refused():
+    known, hidden = Question("a", "q", "te", (Answer("te", 0),), False), Question("b", "q", "te", (), None)
+    impossible = Question("c", "q", "te", (), True)
+    of_v1, of_v2 = (open_task(task_data(), "span", (), answerless) for answerless in (False, True))
+    for task in (of_v1, of_v2):
+        check_scorable(task, "dev", [known, known])
+        check_scorable(task, "dev", [hidden, hidden])
+        assert refusal(check_scorable, task, "dev", [known, hidden]) == (
+            "dev: example b has no label, but others have: 1 of 2"
+        )
+    check_scorable(of_v2, "dev", [known, impossible])
+    assert refusal(check_scorable, of_v1, "dev", [known, impossible]).startswith("dev: question c has no answer")
+
+
+def test_the_folder_may_be_below_ones_home(tmp_path, monkeypatch):
+    """Shells leave the ~ of --config.data.dir=~/x as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sets").mkdir()
+    write(tmp_path / "sets" / "train.tsv", "sentence\tlabel\nri\t0\n")
+    data = dataclasses.replace(task_data(), task="sst-2", columns=None, dir="~/sets")
+    assert read_split(data, TASKS["sst-2"], "train") == [Text("0", ("ri",), "0")]
+    data = dataclasses.replace(data, dir="elsewhere")
+    assert read_split(data, TASKS["sst-2"], "~/sets/train.tsv") == [Text("0", ("ri",), "0")]
+
+
 @pytest.mark.parametrize(
     ("tags", "selection"),
     [(("B-X", "I-X", "O"), "f1"), (("O",), "f1"), (("NOUN", "O"), "token_accuracy"), (("B-X", "X"), "token_accuracy")],
@@ -261,6 +294,39 @@ def test_a_checkpoint_is_never_chosen_on_a_test(tmp_path, names):
     assert said == "data.validation names 'test': a checkpoint is never chosen on a test"
 
 
+@pytest.mark.parametrize(
+    ("name", "test"),
+    [
+        ("xnli", "xnli.test.jsonl"),
+        ("xnli", "below/xnli.test.tsv"),
+        ("mnli", "test_matched.csv"),
+        ("race-middle", "test/middle"),
+        ("race-middle", "./test/middle"),
+        ("race-middle", "dev/../test/middle/1.txt"),
+        ("race-middle", "/elsewhere/RACE/test/middle"),
+        ("race", "test/middle"),
+        ("race", "test/high/1.txt"),
+        ("race-high", "test"),
+    ],
+)
+def test_a_test_has_many_names(tmp_path, name, test):
+    task = TASKS[name]
+    data = dataclasses.replace(task_data(), task=name, columns=None, dir=str(tmp_path), validation=(test,))
+    assert f"names {test!r}: a checkpoint is never chosen on a test" in refusal(load_examples, data, task.kind, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("race-middle", "dev/middle"), ("race", "dev/middle/1.txt"), ("xnli", "mine.jsonl"), ("mnli", "test/dev.tsv")],
+)
+def test_other_files_are_no_tests(tmp_path, name, file):
+    """The folder of everything may be called test."""
+    folder = tmp_path / "test"
+    data = dataclasses.replace(task_data(), task=name, columns=None, dir=str(folder), validation=(str(folder / file),))
+    said = refusal(load_examples, data, TASKS[name].kind, 0)
+    assert "never chosen" not in said and "there is no file" in said
+
+
 def test_neither_is_it_on_one_of_two_tests(tmp_path):
     header = "index\tsentence1\tsentence2\tgold_label\n"
     write(tmp_path / "train.tsv", f"{header}0\tka\tte\tneutral\n")
@@ -289,7 +355,7 @@ def test_hidden_examples_of_each_kind_are_refused(kind, tmp_path):
     said = refusal(of_kind, kind, tmp_path, validation=("hidden" + case["suffix"],))
     assert said.startswith(f"hidden{case['suffix']}: example ") and "has no label" in said
     said = refusal(of_kind, kind, tmp_path, columns=case["columns"] | {label: "nowhere"})
-    assert said.startswith(f"train{case['suffix']}: example ") and "has no label" in said
+    assert said.startswith(f"train{case['suffix']}: example ") and "has no label (nothing in column 'nowhere')" in said
 
 
 def test_whether_the_gold_of_an_example_is_there():

@@ -1,5 +1,6 @@
 """From outputs of rows to predictions of examples of each kind, and to lines of JSON."""
 
+import dataclasses
 import json
 import math
 
@@ -16,7 +17,7 @@ from deberta_jax.tasks.task import Task
 from deberta_jax.tasks.windows import SpanRow
 from task_builders import LABELS, task_data
 
-SETTINGS = TaskEvalConfig(every=0, batch_size=8, patience=0, n_best=3, max_answer_length=2)
+SETTINGS = TaskEvalConfig(every=0, batch_size=8, patience=0, n_best=3, max_answer_length=2, null_threshold=0.0)
 IDS = np.arange(5, dtype=np.int32)
 
 
@@ -82,7 +83,11 @@ def test_the_tags_of_a_sentence_are_those_of_its_words_in_all_its_rows():
         tag_logits(4, {1: 0, 2: 1, 3: 2}),
     ]
     found = predictions_of(task("tagging"), examples, rows, outputs, SETTINGS)
-    assert found == [Prediction(("O",)), Prediction(("I-X", "O", "B-X"))]
+    assert [each.value for each in found] == [("O",), ("I-X", "O", "B-X")]
+    most = math.exp(5) / (math.exp(5) + math.exp(1) + math.exp(0.5)), math.exp(5) / (math.exp(5) + math.exp(0.5) + 1)
+    third = math.exp(5) / (math.exp(5) + math.e + 1)
+    np.testing.assert_allclose(found[0].probabilities, [most[0]], rtol=1e-6)
+    np.testing.assert_allclose(found[1].probabilities, [third, most[0], most[1]], rtol=1e-6)
 
 
 CONTEXT = "ka te mo ri"
@@ -102,7 +107,7 @@ def span_logits(length: int, null: float, places: dict[int, float]) -> np.ndarra
     return logits
 
 
-def answers(answerless: bool, null: float) -> list[Prediction]:
+def answers(answerless: bool, null: float, settings: TaskEvalConfig = SETTINGS) -> list[Prediction]:
     """To a question of one window, and one of two whose better answer is in the second."""
     questions = [Question(str(number), "ri?", CONTEXT, (), None) for number in range(2)]
     rows = [
@@ -115,7 +120,7 @@ def answers(answerless: bool, null: float) -> list[Prediction]:
         (span_logits(8, null, {3: 2}), span_logits(8, null, {3: 2, 4: 1})),
         (span_logits(8, null + 1, {5: 3}), span_logits(8, null + 1, {5: 3})),
     ]
-    return predictions_of(task("span", answerless=answerless), questions, rows, outputs, SETTINGS)
+    return predictions_of(task("span", answerless=answerless), questions, rows, outputs, settings)
 
 
 def test_an_answer_is_the_best_span_of_all_windows():
@@ -140,9 +145,18 @@ def test_a_question_of_v2_has_no_answer_where_none_is_likelier(null, with_answer
     assert [(each.best, each.null_odds) for each in found] == [(each.best, each.null_odds) for each in always]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "with_answers"), [(-10.0, ("", "")), (0.5, ("te mo", "ri")), (0.0, ("te mo", ""))]
+)
+def test_the_threshold_of_no_answer_is_the_configs(threshold, with_answers):
+    """Null odds of the second question are 0.5, and equal odds have an answer."""
+    settings = dataclasses.replace(SETTINGS, null_threshold=threshold)
+    assert tuple(each.value for each in answers(answerless=True, null=3.25, settings=settings)) == with_answers
+
+
 @pytest.mark.parametrize(("limit", "answer"), [(1, "te"), (2, "te mo")])
 def test_answers_are_as_long_as_the_config_allows(limit, answer):
-    settings = TaskEvalConfig(every=0, batch_size=8, patience=0, n_best=1, max_answer_length=limit)
+    settings = TaskEvalConfig(every=0, batch_size=8, patience=0, n_best=1, max_answer_length=limit, null_threshold=0.0)
     row = span_row(0, 0, 4, [True] * 4)
     ends = span_logits(8, 0, {5: 3, 4: 2}) if limit == 2 else span_logits(8, 0, {4: 3, 5: 2})
     question = Question("0", "ri?", CONTEXT, (), None)
@@ -193,8 +207,8 @@ WRITTEN = [
     ),
     (
         Sentence("4", ("ka", "te"), ("O", "B-X")),
-        Prediction(("B-X", "O")),
-        {"id": "4", "gold": ["O", "B-X"], "prediction": ["B-X", "O"]},
+        Prediction(("B-X", "O"), (0.5, 1.0)),
+        {"id": "4", "gold": ["O", "B-X"], "prediction": ["B-X", "O"], "probabilities": [0.5, 1.0]},
     ),
     (Sentence("5", ("ka",), None), Prediction(("O",)), {"id": "5", "gold": None, "prediction": ["O"]}),
     (

@@ -46,7 +46,12 @@ def test_without_answers_labels_are_hidden(tmp_path):
     ("question", "option", "text"),
     [
         ("A _ b", "x", "A x b"),
-        ("A _ b _", "x", "A x b x"),
+        ("A _ b _", "x", "A _ b _ x"),
+        ("A _ and _.", "b c; d", "A b c and d."),
+        ("A _ and _.", "b ,c", "A b and c."),
+        ("A _ and _.", "b;", "A b and ."),
+        ("A _ and _.", "b; c; d", "A _ and _. b; c; d"),
+        ("A _ b", "x; y", "A x; y b"),
         ("A b?", " x ", "A b? x"),
         ("A\n_ b", "x\ty", "A x y b"),
         ("_", "x", "x"),

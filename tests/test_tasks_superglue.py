@@ -263,6 +263,7 @@ def test_the_pronoun_is_marked(text: str, index: int, pronoun: str, result: str)
             RECORD | {"passage": {"text": "Ann", "entities": [{"start": 2, "end": 1}]}},
             "entity at characters 2 to 1 is not inside the passage",
         ),
+        ("record", RECORD | {"passage": {"text": "Ann", "entities": []}}, "has no entity to choose from"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(tmp_path, task: str, row: dict, message: str):

@@ -73,6 +73,12 @@ def test_a_csv_is_read_as_it_was_written(tmp_path):
     assert plain(csv_rows(path)) == rows
 
 
+def test_a_field_of_a_csv_may_be_a_whole_article(tmp_path):
+    path = written(tmp_path, "a.csv", f'id,text\n0,"{"a, " * 100_000}"\n')
+    ((_, row),) = csv_rows(path)
+    assert row["text"] == "a, " * 100_000
+
+
 def test_rows_of_a_csv_are_named_by_the_line_where_they_begin(tmp_path):
     path = written(tmp_path, "a.csv", 'id,text\n0,"one\ntwo\nthree"\n1,x\n\n2,y\n')
     assert [where for where, _ in csv_rows(path)] == [f"{path}, line {n}" for n in (2, 5, 7)]

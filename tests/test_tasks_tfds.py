@@ -195,7 +195,8 @@ def test_only_a_folder_with_the_info_is_a_prepared_set(found):
         ("other", "data.dir=ROOT/glue/mrpc/2.0.0 holds glue/mrpc/2.0.0, and the task's set is glue/rte"),
         (
             "none",
-            "data.dir=ROOT/glue/mrpc/2.0.0: TensorFlow Datasets has no such set, name the folder of the task's files",
+            "data.dir=ROOT/glue/mrpc/2.0.0: no set of TensorFlow Datasets is this task (of RACE they are race-middle "
+            "and race-high): name the folder of its files",
         ),
         (
             "nowhere",

@@ -97,13 +97,19 @@ def _json_lines(path: Path, field: str, one_per_line: bool) -> Iterator[str]:
             yield _json_text(line, field, f"{path}, line {number}")
 
 
-def _json_text(line: str, field: str, where: str) -> str:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object of a line of JSON. Raises Refused, beginning with `where`, for anything else."""
     try:
         values = json.loads(line)
     except ValueError as error:
         raise Refused(f"{where} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise Refused(f"{where} is no JSON object")
+    return values
+
+
+def _json_text(line: str, field: str, where: str) -> str:
+    values = json_object(line, where)
     if field not in values:
         raise Refused(f"{where} has no field {field!r}{nearest(field, values)}; it has {', '.join(values) or 'none'}")
     return _checked_text(values[field], field, where)

@@ -17,6 +17,7 @@ from deberta_jax.tasks.examples import Answer, Choice, Example, Question, Senten
 from deberta_jax.tasks.tables import Row, csv_rows, field, json_lines, tsv_rows
 
 BLANKS = str.maketrans("\t\r\n", "   ")  # not split(): a no-break space may be a word
+LIST = re.compile(r"""\[\s*(['"]).*\1\s*\]""", re.DOTALL)  # as Python or JSON write one of texts
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NEEDED = {  # kind -> what data.columns must name, the label last
     "classification": ("segments", "label"),
@@ -146,7 +147,7 @@ def _number(row: Values, given: _Given) -> float:
     label = row[given.columns.label]
     try:
         value = math.nan if isinstance(label, bool) else float(label)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
         raise Refused(f"{given.place}: label {label!r} is no finite number")
@@ -193,6 +194,8 @@ def _tagging(row: Values, given: _Given) -> Sentence:
 
 def _words(row: Values, column: str, given: _Given) -> tuple[str, ...]:
     if isinstance(row, Row):
+        if LIST.fullmatch(row[column]):
+            raise Refused(f"{given.place}: {column!r} is a list in brackets: separate by blanks, or write JSON lines")
         return tuple(word for word in row[column].translate(BLANKS).split(" ") if word)
     return _strings(field(row, column, list, given.place), column, given)
 

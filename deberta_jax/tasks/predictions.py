@@ -69,7 +69,9 @@ def _option(task: Task, example: Example, rows: Sequence[Row], outputs: Sequence
 
 def _tags(task: Task, example: Example, rows: Sequence[Row], outputs: Sequence[Any], _) -> Prediction:
     likeliest = [np.argmax(logits_lc, axis=-1) for logits_lc in outputs]
-    return Prediction(decode_tags(rows, likeliest, task.labels, len(example.words)))
+    of_words = [logits_c for row, logits_lc in zip(rows, outputs, strict=True) for logits_c in logits_lc[row.starts]]
+    probabilities = tuple(float(softmax(logits_c).max()) for logits_c in of_words)
+    return Prediction(decode_tags(rows, likeliest, task.labels, len(example.words)), probabilities)
 
 
 def _answer(
@@ -77,7 +79,7 @@ def _answer(
 ) -> Prediction:
     starts, ends = zip(*outputs, strict=True)
     found = decode(example, rows, starts, ends, n_best=settings.n_best, max_answer_length=settings.max_answer_length)
-    none = task.score is scoring.squad_v2 and found.null_odds > 0
+    none = task.score is scoring.squad_v2 and found.null_odds > settings.null_threshold
     return found._replace(value="") if none else found
 
 

@@ -1,5 +1,6 @@
 """RACE: English exams for middle and high schools in China, four options a question."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,17 @@ def read_race(path: Path) -> list[Example]:
 
 
 def filled(question: str, option: str) -> str:
-    """The option in the question's gaps (_), or behind a question without a gap; runs of white space are one blank.
+    """The option in the question's gap (_), or behind a question without a gap; runs of white space are one blank.
 
-    The released code appends the option in both cases.
+    Of several gaps each has its part of an option "first; second", if there are as many parts; else the option comes
+    behind the question. The released code puts it there always.
     """
-    return _plain(question.replace("_", option) if "_" in question else f"{question} {option}")
+    gaps = question.count("_")
+    parts = [option] if gaps < 2 else re.split("[;,]", option)
+    if len(parts) != gaps:
+        return _plain(f"{question} {option}")
+    left = iter(parts)
+    return _plain(re.sub("_", lambda _: next(left), question))
 
 
 def _place(file: Path) -> tuple[Path, int, str]:

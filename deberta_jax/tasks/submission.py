@@ -1,6 +1,7 @@
 """Predictions as the files that the servers of GLUE and SuperGLUE and the scorer of SQuAD read.
 
-The servers want the examples of a test in the order and by the numbers of its file, which are our ids.
+The servers want the examples of a test in the order and by the numbers of its file, which are our ids; sets of
+TensorFlow Datasets hold them in another order.
 """
 
 import json
@@ -17,6 +18,7 @@ GLUE_FILES = {
     "mrpc": "MRPC",
     "sts-b": "STS-B",
     "qqp": "QQP",
+    "mnli": "MNLI-m",
     "qnli": "QNLI",
     "rte": "RTE",
     "wnli": "WNLI",
@@ -50,6 +52,8 @@ def write_submission(
     there are not as many predictions as examples.
     """
     pairs = list(zip(examples, predictions, strict=True))
+    if task_name in GLUE_FILES or task_name in SUPERGLUE_FILES:
+        pairs.sort(key=lambda pair: [(len(number), number) for number in pair[0].id.split("-")])  # 2 before 10
     if task_name == "mnli":
         return _write_glue(directory / ("MNLI-mm.tsv" if "mismatched" in split else "MNLI-m.tsv"), task_name, pairs)
     if task_name in GLUE_FILES:

@@ -4,7 +4,7 @@ Both give the same examples. Ids and groups are made of the data's own `idx`, wh
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,13 @@ def _record_prepared(row: Row, where: str) -> list[Example]:
 
 
 def _record_texts(
-    passage: str, query: str, names: Iterable[str], golds: Iterable[str], idx: int, where: str
+    passage: str, query: str, names: Collection[str], golds: Iterable[str], idx: int, where: str
 ) -> list[Example]:
     golds = tuple(sorted(set(golds)))
     if GAP not in query:
         raise Refused(f"{where}: query {idx} has no {GAP}")
+    if not names:
+        raise Refused(f"{where}: query {idx} has no entity to choose from")
     passage = sentences(passage)
     return [
         Text(

@@ -4,14 +4,15 @@ Lines end at \\n or \\r\\n only; all other line separators of Unicode are part o
 """
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deberta_jax.data.documents import json_object
 from deberta_jax.errors import Refused, nearest
 
 Value = TypeVar("Value")
+csv.field_size_limit(2**31 - 1)  # not 131,072: a field may be a whole article
 
 
 class Row(dict[str, str]):
@@ -81,7 +82,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in text_lines(path):
         if line.strip():
             empty = False
-            yield f"{path}, line {number}", _json_object(line, f"{path}, line {number}")
+            yield f"{path}, line {number}", json_object(line, f"{path}, line {number}")
     if empty:
         raise Refused(f"{path} is empty")
 
@@ -147,13 +148,3 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
             first = reader.line_num + 1
     except csv.Error as error:
         raise Refused(f"{path}, line {first} is not CSV: {error}") from error
-
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise Refused(f"{where} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise Refused(f"{where} is no JSON object")
-    return values

@@ -30,7 +30,8 @@ def read_prepared(source: str, task: Task, split: str) -> list[Example]:
     where = f"data.dir={source}"
     prepared = task.prepared
     if prepared is None:
-        raise Refused(f"{where}: TensorFlow Datasets has no such set, name the folder of the task's files")
+        said = "no set of TensorFlow Datasets is this task (of RACE they are race-middle and race-high)"
+        raise Refused(f"{where}: {said}: name the folder of its files")
     if split not in prepared.splits:
         known = ", ".join(prepared.splits)
         raise Refused(

@@ -21,7 +21,7 @@ from deberta_jax.objectives.tasks import head_of_task
 from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tasks import scoring
 from deberta_jax.tasks.batches import steps_per_epoch, train_batches
-from deberta_jax.tasks.loading import Examples, load_examples, open_task, read_split
+from deberta_jax.tasks.loading import Examples, check_scorable, load_examples, open_task, read_split
 from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 from deberta_jax.train import checkpoint, session
@@ -29,7 +29,7 @@ from deberta_jax.train.build import Run, build_run
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.initial import pretrained_vocabulary, starting_state, task_params
 from deberta_jax.train.logger import Logger
-from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, train
+from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, logged_lines, train
 from deberta_jax.train.pretrain import open_loggers
 from deberta_jax.train.replay import replay_step
 from deberta_jax.train.selection import Selection
@@ -37,6 +37,7 @@ from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.state import TrainState
 from deberta_jax.train.task_evaluation import (
     Split,
+    check_names,
     evaluate_split,
     named_scores,
     selection_score,
@@ -95,6 +96,7 @@ def open_job(config: FinetuneConfig) -> Job:
     """Reads the examples and cuts them into rows. Raises Refused for whatever does not fit."""
     tokenizer = open_tokenizer(config)
     examples = load_examples(config.data, config.objective, config.seed)
+    check_names(tuple(examples.validation))
     split = functools.partial(split_of, config, examples.task, tokenizer)
     training = split("train", examples.train)
     if config.objective == "span":  # an answer whose place is not known teaches nothing
@@ -209,8 +211,9 @@ class Validation:
         if self.selection.add(step, score):
             self.bests.save(step, {"params": state.params}, self.meta | {"score": score})
             self.bests.wait()
-            said = {"task": self.job.config.data.task, "step": step, "score": score}
-            write_results(self.workdir / VALIDATION, self.job.config.data.task, results, said)
+            name = self.job.config.data.task
+            said = {"task": name, "labels": task.labels, "step": step, "score": score}
+            write_results(self.workdir / VALIDATION, name, results, said)
         loss = float(np.mean([result.scores["loss"] for result in results]))
         self.logger.scalars(step, {f"eval/{name}": v for name, v in (scores | {"loss": loss, "score": score}).items()})
         return self.selection.exhausted
@@ -226,10 +229,8 @@ def _set_aside_bests(directory: Path, start: int, selection: Selection) -> None:
 
 def _history(workdir: Path, start: int) -> list[tuple[int, float]]:
     """(step, score) of the evaluations up to step `start`."""
-    metrics = workdir / METRICS
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    logged = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have left half a line
-    return [(line["step"], line["eval/score"]) for line in logged if "eval/score" in line and line["step"] <= start]
+    scored = [line for line in logged_lines(workdir) if "eval/score" in line]
+    return [(line["step"], line["eval/score"]) for line in scored if line["step"] <= start]
 
 
 def _introduce(run: Run, job: Job) -> None:
@@ -290,14 +291,18 @@ def evaluate_task(
     names = tuple(splits) or data.validation or task.validation
     if not names:
         raise Refused(f"task {data.task!r} has no validation split: name what to predict in --split")
+    check_names(names)
     rows = config.model.vocab_size or pretrained_vocabulary(workdir)
     config = dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, vocab_size=rows))
     run = build_run(config, task.labels)
-    found = [split_of(config, task, tokenizer, name, read_split(data, task, name)) for name in names]
+    examples = {name: read_split(data, task, name) for name in names}
+    for name, of_split in examples.items():
+        check_scorable(task, name, of_split)
+    found = [split_of(config, task, tokenizer, name, of_split) for name, of_split in examples.items()]
     step, params = task_params(run, path)
     results = [evaluate_split(run, params, task, tokenizer, split, lambda: False) for split in found]
     place = session.open_workdir(output or str(path / "eval"))
-    write_results(place, data.task, results, {"task": data.task, "step": step})
+    write_results(place, data.task, results, {"task": data.task, "labels": task.labels, "step": step})
     for result in results:
         print(f"{result.split.name}: {_said(result.scores)}")
     print(f"scores.json, predictions in {place}")

@@ -98,10 +98,14 @@ def train(
 
 def last_evaluated(workdir: Path) -> int:
     """The last step whose evaluation the run has logged, -1 for none."""
+    return max((line["step"] for line in logged_lines(workdir) if "eval/loss" in line), default=-1)
+
+
+def logged_lines(workdir: Path) -> list[dict[str, Any]]:
+    """What the run has logged; a kill may have left half a line at the end, which does not count."""
     metrics = workdir / METRICS
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    logged = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have left half a line
-    return max((line["step"] for line in logged if "eval/loss" in line), default=-1)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Reporter:

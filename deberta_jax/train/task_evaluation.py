@@ -13,7 +13,7 @@ import numpy as np
 from deberta_jax.config import FinetuneConfig
 from deberta_jax.data.prepared import write_text
 from deberta_jax.dist.axes import batch_devices
-from deberta_jax.errors import Failed
+from deberta_jax.errors import Failed, Refused
 from deberta_jax.objectives.sums import ratios
 from deberta_jax.tasks.batches import eval_batches
 from deberta_jax.tasks.examples import Example, Prediction
@@ -63,6 +63,14 @@ def evaluate_split(
     if all(map(is_known, split.examples)):
         scores |= {"loss": ratios({"loss": totals})["loss"]} | task.score(split.examples, predictions)
     return Result(split, predictions, scores)
+
+
+def check_names(splits: Sequence[str]) -> None:
+    """Raises Refused where two splits would be written to files of one name."""
+    names = [_plain_name(split) for split in splits]
+    for split, name in zip(splits, names, strict=True):
+        if names.count(name) > 1:
+            raise Refused(f"{split}: there is another split or file {name!r}, and predictions are called by that name")
 
 
 def selection_score(task: Task, results: Sequence[Result]) -> float:
