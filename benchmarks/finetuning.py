@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from deberta_jax import errors, flags
-from deberta_jax.errors import Refused
+from deberta_jax.errors import Failed, Refused
 from deberta_jax.reports.bars import plot_bars
-from deberta_jax.tools.suite import Job, Outcome, run_jobs
+from deberta_jax.tools.suite import Job, Outcome, require_start, run_jobs, start_of
 
 CAPPED = ("--config.data.max_train=4000", "--config.epochs=2")
 SHORT = ("--config.data.max_length=128", "--config.data.buckets=(16,32,48,64,80,96,128)")  # padding costs most on CPUs
@@ -52,16 +52,17 @@ def main(argv: list[str]) -> None:
             raise Refused(f"--tasks: no task {task!r}{errors.nearest(task, TASKS)}; there are {', '.join(TASKS)}")
     given = tuple(f"--config.{key}={value}" for key, value in split.assignments)
     jobs = [job for seed in range(args.seeds) for task in tasks for job in jobs_of(args, task, seed, given)]
+    start = start_of(args.init)
+    require_start(start, args.workdir)
     outcomes = run_jobs(sorted(jobs, key=is_long), args.workdir)
     series = scores_by_start(outcomes)
     print(table(series))
-    for outcome in outcomes:
-        if outcome.error:
-            print(f"failed: {outcome.job.name}: {outcome.error}")
     if args.json:
         runs = [{"name": outcome.job.name} | (outcome.result or {"error": outcome.error}) for outcome in outcomes]
-        args.json.write_text(json.dumps({"command": argv, "runs": runs}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"command": argv, "start": start, "runs": runs}, indent=1) + "\n")
     plot_bars(series, args.workdir / "scores.png", title=f"{args.size}: fine-tuned from pretrained and random weights")
+    if failed := [outcome.job.name for outcome in outcomes if outcome.error]:
+        raise Failed(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}")
 
 
 def _parser() -> flags.Arguments:

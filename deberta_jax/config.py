@@ -6,6 +6,7 @@ forgotten key can turn DeBERTa into BERT. Imports nothing of ours but the errors
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -225,6 +226,7 @@ class OptimizerConfig:
         require(self.eps > 0, f"optimizer.eps must be positive, got {self.eps}")
         require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
         require(self.clip_norm > 0, f"optimizer.clip_norm must be positive (inf = never), got {self.clip_norm}")
+        require_patterns("optimizer.no_decay", self.no_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +239,7 @@ class TaskOptimizerConfig(OptimizerConfig):
     def __post_init__(self):
         super().__post_init__()
         require(0 < self.layer_decay <= 1, f"optimizer.layer_decay must lie in (0, 1], got {self.layer_decay}")
+        require_patterns("optimizer.freeze", self.freeze)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -519,6 +522,14 @@ class Config(RunConfig):
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise Refused(message)
+
+
+def require_patterns(name: str, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise Refused(f"{name}: {pattern!r} is no regular expression: {error}") from error
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning of every kind of task, from files to scores, and what it refuses. Real processes train."""
 
 import json
+import math
 import signal
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import eval as eval_command
 from deberta_jax import errors
 from deberta_jax.tools import convert
 from deberta_jax.train import checkpoint
+from deberta_jax.train.finetune import scores_until
+from deberta_jax.train.selection import Selection
 from runs import ROOT, finish, metrics
 from task_files import EXAMPLES, KINDS, task_flags, write_task
 
@@ -105,6 +108,15 @@ def test_unlabelled_files_are_predicted_without_scores(trained, folders, capsys,
     assert [line["gold"] for line in lines] == [None] * 5
     assert [line["prediction"] for line in lines] == [row["label"] for row in rows]
     assert all(sum(line["probabilities"]) == pytest.approx(1, abs=1e-5) for line in lines)
+
+
+def test_a_score_that_is_no_number_is_read_from_the_log_as_the_worst(tmp_path):
+    """A diverging run logs null for it, and is gone on with at a lower rate."""
+    lines = [{"step": 4, "eval/score": None}, {"step": 5, "loss": 1.0}, {"step": 8, "eval/score": -0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    selection = Selection(0, scores_until(tmp_path, 8))
+    assert (selection.step, selection.score) == (8, -0.5)
+    assert Selection(0, scores_until(tmp_path, 7)).score == -math.inf
 
 
 def assert_same_checkpoints(directory: Path, other: Path) -> None:

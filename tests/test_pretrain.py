@@ -120,6 +120,12 @@ def test_the_last_evaluation_is_found_where_a_kill_left_half_a_line(tmp_path):
     assert last_evaluated(tmp_path) == 3
 
 
+def test_a_damaged_line_of_the_log_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "eval/loss": 6.0}\n{"step": 4, "lo\n')
+    with pytest.raises(Refused, match=r"metrics\.jsonl, line 2 is not JSON"):
+        last_evaluated(tmp_path)
+
+
 @pytest.mark.two_process
 @pytest.mark.slow
 def test_longer_rows_go_on_from_the_parameters_of_shorter_ones(trained, documents, spm_dir, launch, tmp_path):

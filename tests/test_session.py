@@ -3,6 +3,8 @@
 import copy
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -19,7 +21,7 @@ from deberta_jax.flags import read_config
 from deberta_jax.tokenizers import load_tokenizer
 from deberta_jax.train import session
 from deberta_jax.train.build import build_run
-from runs import save_run, tiny_config, tiny_pair_config, tiny_pair_flags
+from runs import ROOT, save_run, tiny_config, tiny_pair_config, tiny_pair_flags
 
 PATH = Path("runs/x/checkpoints/3")
 
@@ -172,7 +174,7 @@ def test_parameters_of_another_objective_or_pair_are_not_read(saved, changes, me
     save_run(tmp_path, config, {"x": 0.0}, {"config": configs.to_dict(config)}, step=3)
     wanted = builders.tiny_config() if changes is None else builders.tiny_pair_config(**changes)
     with pytest.raises(Refused, match=f"^checkpoint {tmp_path}/checkpoints/3 {message}$"):
-        session.trained_params(build_run(wanted, builders.LEXICON), tmp_path)
+        session.newest_params(build_run(wanted, builders.LEXICON), tmp_path)
 
 
 def test_parameters_of_a_pair_come_back_as_they_were_saved(tmp_path):
@@ -180,7 +182,7 @@ def test_parameters_of_a_pair_come_back_as_they_were_saved(tmp_path):
     run = build_run(config, builders.LEXICON)
     params = builders.scrambled(run.abstract.params)
     save_run(tmp_path, config, params, {"config": configs.to_dict(config)}, step=3)
-    step, found = session.trained_params(run, tmp_path)
+    step, found = session.newest_params(run, tmp_path)
     assert step == 3
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
@@ -203,6 +205,55 @@ def test_nested_values_are_flattened_to_dotted_keys():
 def test_a_workdir_is_made_with_its_parents_and_left_empty(tmp_path):
     assert session.open_workdir(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_one_process_trains_in_a_workdir(tmp_path):
+    """The hold ends with the block, also with an error, and is no other workdir's."""
+    with session.held(tmp_path):
+        said = f"^workdir {tmp_path}: another process is training there$"
+        with pytest.raises(Refused, match=said), session.held(tmp_path):
+            pass
+        (tmp_path / "other").mkdir()
+        with session.held(tmp_path / "other"):
+            pass
+    with pytest.raises(KeyError), session.held(tmp_path):
+        raise KeyError
+    with session.held(tmp_path):
+        pass
+
+
+def test_a_dead_process_holds_nothing(tmp_path):
+    holding = f"""
+import sys, time
+from pathlib import Path
+from deberta_jax.train import session
+with session.held(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", holding], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(Refused, match="another process"), session.held(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    with session.held(tmp_path):
+        pass
+
+
+def test_the_newest_parameters_are_not_the_best_ones(tmp_path):
+    """A step is replayed with what came last; what is evaluated is what was best."""
+    config = builders.tiny_config()
+    run = build_run(config, builders.LEXICON)
+    meta = {"config": configs.to_dict(config)}
+    newest, best = (builders.scrambled(run.abstract.params, seed=seed) for seed in (0, 1))
+    save_run(tmp_path, config, newest, meta, step=9)
+    save_run(tmp_path / "elsewhere", config, best, meta, step=4)
+    (tmp_path / "elsewhere" / "checkpoints").rename(tmp_path / "best")
+    assert session.trained_checkpoint(tmp_path) == (tmp_path / "best", 4)
+    step, found = session.newest_params(run, tmp_path)
+    assert step == 9
+    jax.tree.map(np.testing.assert_array_equal, found, newest)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import builders
+from deberta_jax import config as configs
 from deberta_jax.errors import Refused
 from deberta_jax.reports import suite_table
 from deberta_jax.reports.suite_table import Row, Run
-from deberta_jax.tools.suite import Job, Outcome, outcome_of, run_jobs
-from runs import ROOT, finish, wait_for
+from deberta_jax.tools.suite import Job, Outcome, outcome_of, require_start, run_jobs, start_of
+from runs import ROOT, finish, save_run, wait_for
 
 STAND_IN = """
 import json, os, signal, sys, time
@@ -93,6 +96,49 @@ def test_a_result_says_all_about_the_run(root):
         "scores": {"validation": {"accuracy": 0.5}},
     }
     assert (root / "suite" / "task" / "only" / "log.txt").read_bytes() == b"step 1\rstep 2\n"
+
+
+def test_only_the_best_parameters_are_kept_and_the_time_of_a_part_is_not_told(root):
+    begun = root / "suite" / "task" / "begun"
+    (begun / "checkpoints" / "5").mkdir(parents=True)
+    (begun / "flags.json").write_text(json.dumps(["--do=end", "--x=1"]))
+    (begun / "best" / "5").mkdir(parents=True)
+    (outcome,) = run_jobs(jobs(begun="end"), root / "suite")
+    assert outcome.result["seconds"] is None
+    assert not (begun / "checkpoints").exists() and (begun / "best" / "5").is_dir()
+
+
+def test_a_run_whose_score_is_no_number_has_failed(root):
+    (root / "train.py").write_text(STAND_IN.replace('"score": 0.5', '"score": None'))
+    for _ in range(2):
+        (outcome,) = run_jobs(jobs(only="end"), root / "suite")
+        assert outcome.result is None
+        assert outcome.error == "failed: the best score on validation is no number"
+        shutil.rmtree(root / "suite" / "task" / "only" / "validation")
+
+
+def test_runs_from_two_starts_are_not_put_together(root):
+    workdir, start = root / "suite", {"path": "pretrained", "step": 10, "digest": "ab"}
+    require_start(start, workdir)
+    require_start(start | {"step": 20}, workdir)  # nothing has been run yet
+    run_jobs(jobs(only="end"), workdir)
+    require_start(start | {"step": 20, "path": "./pretrained"}, workdir)
+    for change, said in (({"step": 30}, "step was 20, is 30"), ({"digest": "cd"}, "digest was ab, is cd")):
+        with pytest.raises(Refused, match=rf"has runs that began elsewhere \({said}\): choose another --workdir"):
+            require_start(start | {"step": 20} | change, workdir)
+    require_start(start | {"step": 20}, workdir)
+
+
+def test_a_start_is_a_checkpoint_with_its_digest(root):
+    config = builders.tiny_config()
+    said = []
+    for value in (0.0, 1.0, 1.0):
+        shutil.rmtree(root / "run", ignore_errors=True)
+        save_run(root / "run", config, {"x": value}, {"config": configs.to_dict(config)}, step=3)
+        said.append(start_of(root / "run"))
+    assert said[0]["step"] == 3 and said[0]["digest"] != said[1]["digest"]
+    with pytest.raises(Refused, match="holds no complete checkpoint"):
+        start_of(root)
 
 
 def test_the_users_own_compilation_cache_is_kept(root, monkeypatch):

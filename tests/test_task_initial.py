@@ -137,6 +137,34 @@ def test_labels_in_another_order_and_case_are_put_in_ours(workdirs, tmp_path):
     assert same(params["pooler"], theirs["pooler"])
 
 
+CASED = ("Yes", "No", "yes")  # a messy column of labels
+
+
+@pytest.mark.parametrize("order", [CASED, CASED[::-1], ("No", "yes", "Yes")])
+def test_labels_that_differ_in_case_alone_are_kept_apart(order, tmp_path):
+    said = {"head": "sequence_classification", "head_config": dataclasses.asdict(head_of(CASED))}
+    theirs = drawn("sequence_classification", CASED)
+    save_run(tmp_path / "cased", task_config(), theirs, meta_of(task_config(), **said))
+    found = started(tmp_path, "cased", tmp_path / "run", task_config(), order)["classifier"]
+    for place, label in enumerate(order):
+        for name, leaf in found.items():
+            np.testing.assert_array_equal(leaf[..., place], theirs["classifier"][name][..., CASED.index(label)])
+
+
+def test_labels_that_differ_in_case_are_others_where_they_may_be_mistaken(tmp_path, caplog):
+    said = {"head": "sequence_classification", "head_config": dataclasses.asdict(head_of(CASED))}
+    save_run(tmp_path / "cased", task_config(), drawn("sequence_classification", CASED), meta_of(task_config(), **said))
+    started(tmp_path, "cased", tmp_path / "run", task_config(), ("YES", "no", "yes"))
+    assert "has the labels Yes, No, yes, the task YES, no, yes" in caplog.text
+
+
+def test_the_one_output_of_a_regression_may_have_any_name(tmp_path):
+    said = {"head": "sequence_classification", "head_config": dataclasses.asdict(head_of(("LABEL_0",)))}
+    theirs = drawn("sequence_classification", ("LABEL_0",))
+    save_run(tmp_path / "unnamed", task_config("regression"), theirs, meta_of(task_config("regression"), **said))
+    assert same(started(tmp_path, "unnamed", tmp_path / "run", task_config("regression"), ("score",)), theirs)
+
+
 def test_other_labels_start_a_fresh_classifier_behind_the_pooler(workdirs, tmp_path, caplog):
     params = started(workdirs, "mnli", tmp_path, task_config(), ("entailment", "not_entailment"))
     assert same(params["pooler"], drawn("sequence_classification", LABELS)["pooler"])

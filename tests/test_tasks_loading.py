@@ -230,6 +230,11 @@ def test_a_label_that_only_validation_has_is_refused_with_file_and_line(tmp_path
     assert said == f"{tmp_path / 'dev.tsv'}, line 3: label 'yess' is none of no, yes, did you mean 'yes'?"
 
 
+def test_a_classification_has_two_labels(tmp_path):
+    said = refusal(of_lines, tmp_path, train=["ka\tyes\n", "te\tyes\n"], dev=["mo\tyes\n"])
+    assert said == "train.tsv: all its labels are 'yes': is data.columns.label right?"
+
+
 def test_a_label_that_is_not_among_those_named_is_refused_with_file_and_line(tmp_path):
     said = refusal(of_lines, tmp_path, train=["a\tno\n", "b\tyes\n"], dev=["c\tno\n"], labels=("no", "maybe"))
     assert said.startswith(f"{tmp_path / 'train.tsv'}, line 3: label 'yes' is none of no, maybe")
@@ -301,6 +306,8 @@ def test_a_checkpoint_is_never_chosen_on_a_test(tmp_path, names):
         ("xnli", "below/xnli.test.tsv"),
         ("mnli", "test_matched.csv"),
         ("race-middle", "test/middle"),
+        ("race-middle", "test_middle.jsonl"),
+        ("sst-2", "my-test.tsv"),
         ("race-middle", "./test/middle"),
         ("race-middle", "dev/../test/middle/1.txt"),
         ("race-middle", "/elsewhere/RACE/test/middle"),

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def load_examples(data: TaskDataConfig, kind: str, seed: int) -> Examples:
     _check_known(data.train, train, label_column)
     if data.task == CUSTOM:
         task = open_task(data, kind, data.labels or _found_labels(train, kind), answerless=False)
+    if kind == "classification" and len(task.labels) < 2:
+        raise Refused(f"{data.train}: all its labels are {', '.join(task.labels)!r}: is data.columns.label right?")
     validation = {name: read_split(data, task, name) for name in names}
     for name, examples in validation.items():
         _check_known(name, examples, label_column)
@@ -110,7 +113,7 @@ def _validating(data: TaskDataConfig, task: Task) -> tuple[str, ...]:
 
 
 def _is_test(data: TaskDataConfig, task: Task, name: str) -> bool:
-    """Whether a split or file is a test of the task, its file under another extension, or in the folder of one."""
+    """Whether a split or file is a test of the task, is called one, or lies in the folder of one."""
     path = Path(os.path.normpath(name))
     if path.is_relative_to(data.dir):
         path = path.relative_to(data.dir)
@@ -119,7 +122,8 @@ def _is_test(data: TaskDataConfig, task: Task, name: str) -> bool:
             continue
         test = Path(file)
         folders = (path.parent if path.suffix else path).parts[-2:]
-        if name == split or (path.stem == test.stem if test.suffix else test.parts[0] in folders):
+        alike = path.stem == test.stem if test.suffix else test.parts[0] in folders
+        if alike or name == split or "test" in re.split("[._-]", path.stem):
             return True
     return False
 

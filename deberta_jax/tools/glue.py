@@ -31,7 +31,7 @@ from deberta_jax.reports.confusion import plot_confusion
 from deberta_jax.reports.suite_table import Row, Run, average, best, environment_lines, report, summary
 from deberta_jax.tasks import registry
 from deberta_jax.tasks.registry import task_named
-from deberta_jax.tools.suite import RESULT, Job, Outcome, require_root, run_jobs
+from deberta_jax.tools.suite import RESULT, Job, Outcome, require_root, require_start, run_jobs, start_of
 
 CONFIG = "configs/finetune.py"
 MNLI = "mnli"
@@ -81,6 +81,7 @@ def run_benchmark(benchmark: Benchmark, argv: list[str], description: str) -> No
     plan = plan_of(benchmark, argv, description)
     require_root()
     start = initialisation(plan, checked_config(plan))
+    require_start(start, plan.workdir)
     outcomes = run_plan(plan)
     print(write_report(plan, start, outcomes, shlex.join(["python", "-m", benchmark.module, *argv])), end="")
     if failed := [outcome.job.name for outcome in outcomes if outcome.result is None]:
@@ -173,7 +174,7 @@ def _meant(path: Path) -> str:
 
 
 def initialisation(plan: Plan, config: FinetuneConfig) -> dict[str, Any]:
-    """What the runs start from: {"path", "step", "head", "objective"} of a checkpoint, else {"path": "", "tokenizer"}.
+    """What the runs start from: {"path", "step", "digest", "head", "objective"}, or {"path": "", "tokenizer"}.
 
     Raises Refused where there is no checkpoint, or it is of another model than `config`, or nothing names a tokenizer.
     """
@@ -191,6 +192,7 @@ def initialisation(plan: Plan, config: FinetuneConfig) -> dict[str, Any]:
 
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the runs, which are other processes
     try:
+        start = start_of(path)
         directory, step = session.trained_checkpoint(path)
         meta = checkpoint.read_meta(directory, step)
         where = directory / str(step)
@@ -201,7 +203,7 @@ def initialisation(plan: Plan, config: FinetuneConfig) -> dict[str, Any]:
         raise Refused(f"--init: {path} has no tokenizer: give --config.data.tokenizer=DIR")
     objective = meta["config"]["objective"]
     # A pretraining run's own checkpoint names no head: it has its objective's.
-    return {"path": plan.init, "step": step, "head": meta.get("head", objective), "objective": objective}
+    return start | {"head": meta.get("head", objective), "objective": objective}
 
 
 def run_plan(plan: Plan) -> list[Outcome]:

@@ -1,7 +1,9 @@
 """Many runs of train.py, one after another: finished ones are skipped, failed ones stop nothing."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
@@ -19,6 +21,7 @@ from deberta_jax.errors import Refused, RunError, Stopped
 RESULT = "result.json"
 FLAGS = "flags.json"  # of the last start
 LOG = "log.txt"
+START = "start.json"  # of the whole suite
 SCORES = Path("validation") / "scores.json"
 CHECKPOINTS = "checkpoints"
 STOPPED = Stopped.exit_code
@@ -43,8 +46,10 @@ class Outcome(NamedTuple):
 def run_jobs(jobs: Sequence[Job], workdir: Path) -> list[Outcome]:
     """Runs what has no WORKDIR/NAME/result.json yet, in order; run from the repository's root.
 
-    A result holds the flags, the seconds, the environment and validation/scores.json. Raises Refused where a folder
-    holds a run with other flags, and Stopped after a signal: the same command goes on then.
+    A result holds the flags, the seconds (None of a run that was begun before), the environment and
+    validation/scores.json. A run without a score has failed. Of one that ended well the best parameters are kept, the
+    states with their optimizers are not. Raises Refused where a folder holds a run with other flags, and Stopped after
+    a signal: the same command goes on then.
     """
     require_root()
     for job in jobs:
@@ -60,6 +65,28 @@ def run_jobs(jobs: Sequence[Job], workdir: Path) -> list[Outcome]:
             if outcomes[-1].error:
                 tqdm.write(f"[{number}/{len(jobs)}] {job.name} failed: {outcomes[-1].error}", file=sys.stderr)
     return outcomes
+
+
+def start_of(path: Path) -> dict[str, Any]:
+    """{"path", "step", "digest"} of the parameters that runs from a workdir start from. Raises Refused without any."""
+    from deberta_jax.train import checkpoint, session  # imports jax
+
+    directory, step = session.trained_checkpoint(path)
+    digest = hashlib.sha256((directory / str(step) / checkpoint.DIGEST).read_bytes()).hexdigest()
+    return {"path": str(path), "step": step, "digest": digest}
+
+
+def require_start(start: Mapping[str, Any], workdir: Path) -> None:
+    """Notes what the runs of `workdir` start from; raises Refused where finished ones started from something else."""
+    note = workdir / START
+    if note.is_file() and any(workdir.glob(f"*/*/{RESULT}")):
+        before = json.loads(note.read_text())
+        for key in before.keys() & start.keys() - {"path"}:
+            if before[key] != start[key]:
+                said = f"{key} was {before[key]}, is {start[key]}"
+                raise Refused(f"{workdir} has runs that began elsewhere ({said}): choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(note, json.dumps(dict(start), indent=2) + "\n")
 
 
 def require_root() -> None:
@@ -111,19 +138,22 @@ def _run(job: Job, place: Path, cache: Path, signals: "_Signals") -> None:
     write_text(place / FLAGS, json.dumps(job.flags, indent=2) + "\n")
     command = [sys.executable, "train.py", *job.flags, f"--workdir={place}"]
     environment = {"JAX_COMPILATION_CACHE_DIR": str(cache)} | os.environ  # runs with other seeds are the same programs
-    began = time.perf_counter()
+    began, afresh = time.perf_counter(), not (place / CHECKPOINTS).is_dir()
     with (place / LOG).open("w") as log:
         code = signals.call(command, log, environment)
         if code < 0:
             log.write(f"\nfailed: ended by signal {-code} ({signal.strsignal(-code)})\n")
-    if code == 0:
+        scores = json.loads((place / SCORES).read_text()) if code == 0 else {}
+        if code == 0 and scores["score"] is None:
+            log.write("\nfailed: the best score on validation is no number\n")
+    if code == 0 and scores["score"] is not None:
         result = {
             "flags": list(job.flags),
-            "seconds": round(time.perf_counter() - began, 1),
+            "seconds": round(time.perf_counter() - began, 1) if afresh else None,
             "environment": json.loads((place / "environment.json").read_text()),
         }
-        result |= json.loads((place / SCORES).read_text())
-        write_text(place / RESULT, json.dumps(result, indent=2) + "\n")
+        write_text(place / RESULT, json.dumps(result | scores, indent=2) + "\n")
+        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)  # of a large model 5 GB each
     if code == STOPPED or signals.came:
         raise Stopped(f"stopped in {job.name}: run the same command to go on")
 

@@ -65,14 +65,14 @@ class Job:
 
 def finetune(config: FinetuneConfig, workdir: str) -> None:
     """Trains for config.epochs, or until evaluations are no better any more; goes on where the workdir stopped."""
-    with StopRequest() as stop:
-        path = session.open_workdir(workdir)
+    path = session.open_workdir(workdir)
+    with StopRequest() as stop, session.held(path):
         job = open_job(config)
         run = build_run(job.config, job.task.labels)
         meta = meta_of(job)
         state = starting_state(run, path, meta)
         start = int(state.step)
-        selection = Selection(config.eval.patience, _history(path, start))
+        selection = Selection(config.eval.patience, scores_until(path, start))
         if (start >= job.config.steps and last_evaluated(path) >= start) or selection.exhausted:
             log.warning("%s is trained: step %d of %d", workdir, start, job.config.steps)
             _conclude(job, path)
@@ -227,10 +227,11 @@ def _set_aside_bests(directory: Path, start: int, selection: Selection) -> None:
         raise Refused(f"{directory} has lost its step {selection.step}, the best so far: start in another --workdir")
 
 
-def _history(workdir: Path, start: int) -> list[tuple[int, float]]:
-    """(step, score) of the evaluations up to step `start`."""
+def scores_until(workdir: Path, start: int) -> list[tuple[int, float]]:
+    """(step, score) of the evaluations up to step `start`; NaN for a score that is no number, null in the log."""
     scored = [line for line in logged_lines(workdir) if "eval/score" in line]
-    return [(line["step"], line["eval/score"]) for line in scored if line["step"] <= start]
+    found = [(line["step"], line["eval/score"]) for line in scored if line["step"] <= start]
+    return [(step, math.nan if score is None else score) for step, score in found]
 
 
 def _introduce(run: Run, job: Job) -> None:
@@ -261,9 +262,10 @@ def _conclude(job: Job, workdir: Path) -> None:
         print(f"{split}: {_said(scores)}")
 
 
-def _said(scores: dict[str, float]) -> str:
-    said = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name not in ("examples", "loss"))
-    loss = f", loss {scores['loss']:.4f}" if "loss" in scores else ""
+def _said(scores: dict[str, float | None]) -> str:
+    values = {name: "no number" if value is None else f"{value:.4f}" for name, value in scores.items()}
+    said = ", ".join(f"{name} {value}" for name, value in values.items() if name not in ("examples", "loss"))
+    loss = f", loss {values['loss']}" if "loss" in values else ""
     return f"{scores['examples']:.0f} examples" + (f": {said}{loss}" if said else " predicted, none has a label")
 
 
@@ -322,5 +324,5 @@ def replay(config: FinetuneConfig, workdir: str, step: int) -> None:
         raise Refused(f"--replay counts steps from 1, got {step}")
     job = open_job(config)
     run = build_run(job.config, job.task.labels)
-    saved, params = session.trained_params(run, Path(workdir))
+    saved, params = session.newest_params(run, Path(workdir))
     replay_step(run, params, saved, open_batches(job, step - 1), step)

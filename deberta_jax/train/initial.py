@@ -186,7 +186,8 @@ class Source:
         if not lacking:
             kept |= {name: model[name] for name in model.keys() - {"encoder", "pooler"}}
             if head in WITH_CLASSES:
-                kept["classifier"] = _reordered(kept["classifier"], self._head_cfg.labels, head_cfg.labels)
+                order = np.array(_places(self._head_cfg.labels, head_cfg.labels))
+                kept["classifier"] = {name: leaf[..., order] for name, leaf in kept["classifier"].items()}
         elif not whole:
             log.warning("%s: %s: the rest of the head starts afresh", self._key, lacking)
         return kept
@@ -197,7 +198,7 @@ class Source:
             return f"its head is {self._head!r}, the task's {head!r}"
         if head in WITH_CLASSES:
             theirs, ours = self._head_cfg.labels, head_cfg.labels
-            if sorted(map(str.casefold, theirs)) != sorted(map(str.casefold, ours)):
+            if _places(theirs, ours) is None:
                 return f"its head has the labels {', '.join(theirs)}, the task {', '.join(ours)}"
         return ""
 
@@ -263,8 +264,15 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"labels": tuple(values["labels"])}
 
 
-def _reordered(classifier: Any, theirs: Sequence[str], ours: Sequence[str]) -> Any:
-    """A last layer for labels in another order. Names may differ in case."""
-    folded = [label.casefold() for label in theirs]
-    order = np.array([folded.index(label.casefold()) for label in ours])
-    return {name: leaf[..., order] for name, leaf in classifier.items()}
+def _places(theirs: Sequence[str], ours: Sequence[str]) -> list[int] | None:
+    """Where each of our labels is among theirs; None where they are other labels.
+
+    Names may differ in case where that leaves no doubt. The one output of a regression may have any name.
+    """
+    if len(theirs) == len(ours) == 1:
+        return [0]
+    for form in (str, str.casefold):
+        found, wanted = [form(label) for label in theirs], [form(label) for label in ours]
+        if sorted(found) == sorted(wanted) and len(set(found)) == len(found):
+            return [found.index(label) for label in wanted]
+    return None

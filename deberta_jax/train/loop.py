@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from deberta_jax.data.documents import json_object
 from deberta_jax.errors import Diverged, Stopped
 from deberta_jax.train.build import Run
 from deberta_jax.train.checkpoint import Checkpoints
@@ -105,7 +105,7 @@ def logged_lines(workdir: Path) -> list[dict[str, Any]]:
     """What the run has logged; a kill may have left half a line at the end, which does not count."""
     metrics = workdir / METRICS
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json_object(line, f"{metrics}, line {n}") for n, line in enumerate(lines, 1) if line.endswith("\n")]
 
 
 class Reporter:

@@ -48,8 +48,9 @@ class Corpus:
 
 def pretrain(config: Config, workdir: str) -> None:
     """Trains to config.steps in `workdir`, from its newest checkpoint if it has one."""
-    with StopRequest() as stop:  # from here on a signal waits for the next moment when the state can be saved
-        path = session.open_workdir(workdir)
+    path = session.open_workdir(workdir)
+    # from StopRequest on a signal waits for the next moment when the state can be saved
+    with StopRequest() as stop, session.held(path):
         corpus = open_corpus(config.data, config.eval)
         config = resolve(config, corpus.manifests, corpus.length)
         run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
@@ -191,7 +192,7 @@ def evaluate_workdir(config: Config, workdir: str, data: str | None, output: str
     if top_id is None:  # converted weights come without the text they were trained on
         top_id = session.top_id_of(corpus.manifests)
     run = build_run(config, lexicon_of(corpus.tokenizer, top_id))
-    step, params = session.trained_params(run, path)
+    step, params = session.newest_params(run, path)
     with contextlib.closing(held_out_batches(config, corpus)) as batches:
         scores = evaluate(run, params, batches, stop=lambda: False)
     sets = [{"path": str(manifest.path), "split": split} for manifest, split in corpus.held_out]
@@ -206,7 +207,7 @@ def fill_masks(config: Config, workdir: str, texts: Sequence[str]) -> None:
     if not config.model.vocab_size:  # a preset leaves it to the data
         config = with_vocabulary(config, tokenizer.size)
     run = build_run(config, lexicon_of(tokenizer, top_id=0))
-    _, params = session.trained_params(run, Path(workdir))
+    _, params = session.newest_params(run, Path(workdir))
     for text in texts:
         print(text)
         for guesses in fill_mask(run, params, tokenizer, text):
@@ -225,7 +226,7 @@ def replay(config: Config, workdir: str, step: int) -> None:
     corpus = open_corpus(config.data, config.eval)
     config = resolve(config, corpus.manifests, corpus.length)
     run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
-    saved, params = session.trained_params(run, Path(workdir))
+    saved, params = session.newest_params(run, Path(workdir))
     replay_step(run, params, saved, open_batches(config, corpus, step - 1), step)
 
 

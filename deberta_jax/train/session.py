@@ -1,12 +1,14 @@
 """What a run finds and leaves in its workdir: config, environment, checkpoints that fit."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ FREE_MODEL_KEYS = frozenset(
     {"hidden_dropout", "attention_dropout", "stochastic_depth", "dtype", "remat", "initializer_range"}
 )
 FREE_DATA_KEYS = frozenset({"paths", "dir", "tokenizer", "read_threads"})  # what is read is compared by its hashes
-FIXED_KEYS = ("seed", "batch_size", "objective", "rtd.embedding_sharing")
+FIXED_KEYS = ("seed", "batch_size", "objective", "rtd.embedding_sharing", "head.pooler_activation")
 MODELS = ("model.", "rtd.generator.")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 log = logging.getLogger(__name__)
@@ -47,6 +49,29 @@ def open_workdir(path: str) -> Path:
     except OSError as error:
         raise Refused(f"workdir {workdir} cannot be written: {error.strerror}") from error
     return workdir
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in the workdir meanwhile. Raises Refused where one does.
+
+    The system lets go of the folder with the process, however that ends. Of several hosts the first holds it for all.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise Refused(f"workdir {workdir}: another process is training there") from error
+    except OSError as error:  # some network file systems
+        log.warning("%s: a second process would not be noticed, the file system holds no locks: %s", workdir, error)
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def meta_of(config: Config, manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -92,9 +117,12 @@ def trained_checkpoint(workdir: Path) -> tuple[Path, int]:
     return directory, step
 
 
-def trained_params(run: Run, workdir: Path) -> tuple[int, Any]:
-    """(step, parameters) of the checkpoint that counts. Raises Refused when there is none or it is another model's."""
-    directory, step = trained_checkpoint(workdir)
+def newest_params(run: Run, workdir: Path) -> tuple[int, Any]:
+    """(step, parameters) of the newest good state. Raises Refused when there is none or it is another model's."""
+    directory = workdir / CHECKPOINTS
+    step = checkpoint.newest_good(directory)
+    if step is None:
+        raise Refused(f"{workdir} holds no complete checkpoint")
     _check_same_models(run.config, checkpoint.read_meta(directory, step)["config"], directory / str(step))
     return step, checkpoint.restore_params(directory, step, run.abstract.params)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,10 @@ def named_scores(results: Sequence[Result]) -> dict[str, float]:
 
 
 def write_results(directory: Path, task_name: str, results: Sequence[Result], said: Mapping[str, Any]) -> None:
-    """predictions-SPLIT.jsonl, the files that official servers and scorers read, and, last, scores.json."""
+    """predictions-SPLIT.jsonl, the files that official servers and scorers read, and, last, scores.json.
+
+    In JSON what is no number is null.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for result in results:
         name = _plain_name(result.split.name)
@@ -97,8 +101,15 @@ def write_results(directory: Path, task_name: str, results: Sequence[Result], sa
             place.rmdir()
     with contextlib.suppress(OSError):
         (directory / "submission").rmdir()  # where it stayed empty
-    scores = {result.split.name: result.scores for result in results}
-    write_text(directory / "scores.json", json.dumps(dict(said) | {"scores": scores}, indent=2) + "\n")
+    values = dict(said) | {"scores": {result.split.name: result.scores for result in results}}
+    write_text(directory / "scores.json", json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(values: Any) -> Any:
+    """Numbers that are none as None: JSON has no NaN."""
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _plain_name(split: str) -> str:
