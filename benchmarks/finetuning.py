@@ -6,7 +6,7 @@
 DATA holds glue/ and squad/ as published. MRPC, CoLA, RTE and STS-B are used whole; of SST-2, QNLI and SQuAD 1.1 4,000
 training examples, drawn by the seed, for two epochs. Rows have at most 128 tokens, of SQuAD 256. Both starts have the
 same settings, order of examples and, as far as they have any, the same random bits. MRPC is also trained in float32
-from the pretrained weights, with SiFT and without, for two epochs. Each run leaves a result.json: an interrupted study
+from the pretrained weights, with SiFT and without, for one epoch. Each run leaves a result.json: an interrupted study
 goes on by the same command.
 """
 
@@ -87,7 +87,7 @@ def jobs_of(args, task: str, seed: int, given: Sequence[str]) -> list[Job]:
         RANDOM: (source, *common, f"--config.data.tokenizer={args.init / 'tokenizer'}"),
     }
     if task == "mrpc":
-        of_sift = (*common, "--config.epochs=2", "--config.model.dtype=float32", f"--config.init_from={args.init}")
+        of_sift = (*common, "--config.epochs=1", "--config.model.dtype=float32", f"--config.init_from={args.init}")
         started |= {FLOAT32: (source, *of_sift), SIFT: (f"{source},sift", *of_sift)}
     return [Job(f"{task}/{start}-{seed}", words) for start, words in started.items()]
 
