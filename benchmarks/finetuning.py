@@ -37,6 +37,12 @@ TASKS = {  # folder below DATA, flags, the metrics that are shown
         ("exact", "f1"),
     ),
 }
+SIFT_SETTINGS = (  # three lengths to compile, one epoch: a step of SiFT costs three
+    "--config.data.max_length=128",
+    "--config.data.buckets=(64,96,128)",
+    "--config.epochs=1",
+    "--config.model.dtype=float32",
+)
 PRETRAINED, RANDOM, FLOAT32, SIFT = "pretrained", "random", "float32", "sift"
 
 
@@ -80,14 +86,14 @@ def _parser() -> flags.Arguments:
 def jobs_of(args, task: str, seed: int, given: Sequence[str]) -> list[Job]:
     """The runs of a task with a seed: both starts, and those for SiFT of MRPC."""
     folder, settings, _ = TASKS[task]
-    common = (f"--config.data.dir={args.data / folder}", f"--config.seed={seed}", *settings, *given)
+    common = (f"--config.data.dir={args.data / folder}", f"--config.seed={seed}")
     source = f"--config=configs/finetune.py:{task},{args.size}"
     started = {
-        PRETRAINED: (source, *common, f"--config.init_from={args.init}"),
-        RANDOM: (source, *common, f"--config.data.tokenizer={args.init / 'tokenizer'}"),
+        PRETRAINED: (source, *common, *settings, *given, f"--config.init_from={args.init}"),
+        RANDOM: (source, *common, *settings, *given, f"--config.data.tokenizer={args.init / 'tokenizer'}"),
     }
     if task == "mrpc":
-        of_sift = (*common, "--config.epochs=1", "--config.model.dtype=float32", f"--config.init_from={args.init}")
+        of_sift = (*common, *SIFT_SETTINGS, *given, f"--config.init_from={args.init}")
         started |= {FLOAT32: (source, *of_sift), SIFT: (f"{source},sift", *of_sift)}
     return [Job(f"{task}/{start}-{seed}", words) for start, words in started.items()]
 
