@@ -19,6 +19,8 @@ from deberta_jax.errors import Refused, nearest
 COMPRESSIONS = {"": None, ".gz": "gzip", ".zst": "zstd"}  # extension -> name in pyarrow
 LONGEST_BLOCK = 1 << 20  # characters; a longer block of text is cut after the line that reaches it
 PARQUET_BATCH = 256  # rows in memory
+# What TensorFlow Datasets raises for damaged folders, versions and splits that are not there, missing packages.
+TFDS_ERRORS = (AssertionError, ImportError, KeyError, NotImplementedError, OSError, ValueError)
 
 
 class Document(NamedTuple):
@@ -196,7 +198,7 @@ def _tfds_rows(source: str, name: str, split: str) -> Sequence[dict[str, Any]]:
     except tfds.core.DatasetNotFoundError as error:
         near = nearest(name, tfds.list_builders(with_community_datasets=False))
         raise Refused(f"--input={source}: tfds knows no {name!r}{near}") from error
-    except (AssertionError, ImportError, KeyError, NotImplementedError, OSError, ValueError) as error:
+    except TFDS_ERRORS as error:
         raise Refused(f"--input={source}: {type(error).__name__}: {error}") from error
 
 

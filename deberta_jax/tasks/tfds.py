@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from deberta_jax.data.documents import TFDS_ERRORS
 from deberta_jax.errors import Refused, nearest
 from deberta_jax.tasks.examples import Example
 from deberta_jax.tasks.task import Prepared, Task
@@ -57,7 +58,6 @@ def _rows(source: str, name: str, split: str) -> tuple[Any, Sequence[Mapping[str
 
     if source != BY_NAME and not is_prepared(Path(source)):
         raise Refused(f"data.dir={source} is no set prepared by TensorFlow Datasets: it has no dataset_info.json")
-    known = (AssertionError, ImportError, KeyError, NotImplementedError, OSError, ValueError)
     try:
         if source == BY_NAME:
             import tensorflow_datasets.text  # its search for sets ends at the first that lacks a package, before these
@@ -68,7 +68,7 @@ def _rows(source: str, name: str, split: str) -> tuple[Any, Sequence[Mapping[str
             builder = tfds.builder_from_directory(source)
             _check_name(source, builder.info.full_name, name)
         return _classes(builder.info.features), builder.as_data_source(split)
-    except (*known, tfds.download.DownloadError) as error:
+    except (*TFDS_ERRORS, tfds.download.DownloadError) as error:
         said = " ".join(str(error).split())
         raise Refused(f"data.dir={source}: {name}: {type(error).__name__}: {said}") from error
 
