@@ -30,6 +30,9 @@ def get_config(size: str = "v3_base") -> ConfigDict:
             initializer_range=0.02,
             dtype="bfloat16",
             remat="none",
+            scan_layers=True,
+            attention="auto",
+            dropout_bits="hash",
         )
     )
     c.data = ConfigDict(

@@ -18,6 +18,7 @@ PRETRAINING = ("mlm", "rtd")  # objectives
 KINDS = ("classification", "regression", "multiple_choice", "tagging", "span")  # objectives of fine-tuning
 POSITION_TERMS = ("c2p", "p2c", "p2p")
 DTYPES = ("float32", "bfloat16")
+ATTENTION = ("auto", "reference", "xla", "blockwise", "tpu", "gpu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish", "tanh", "sigmoid", "linear")
 FRESH = "fresh"  # in place of a workdir: this model of a pair starts from random parameters
 VOCAB_MULTIPLE = 128  # table rows come in multiples of this: tiles of the matrix units, and divisible by any mesh axis
@@ -56,6 +57,9 @@ class ModelConfig:
     initializer_range: float
     dtype: str  # of activations; parameters are always float32
     remat: str  # what the backward pass recomputes: none, dots, full
+    scan_layers: bool  # one compiled layer in a loop; False = each written out: longer to compile, faster on GPUs
+    attention: str  # implementation: auto, reference, xla, blockwise, tpu, gpu (ops/attention)
+    dropout_bits: str  # "hash" = the same on any devices; "hardware" = the device's generator, by layout
 
     def __post_init__(self):
         positive = ("hidden_size", "num_heads", "intermediate_size", "max_position_embeddings", "conv_groups")
@@ -73,6 +77,8 @@ class ModelConfig:
         require_choice("model.decoder", self.decoder, ("emd", "none"))
         require_choice("model.dtype", self.dtype, DTYPES)
         require_choice("model.remat", self.remat, ("none", "dots", "full"))
+        require_choice("model.attention", self.attention, ATTENTION)
+        require_choice("model.dropout_bits", self.dropout_bits, ("hash", "hardware"))
         require_choice("model.activation", self.activation, ACTIVATIONS)
         for name in ("hidden_dropout", "attention_dropout", "stochastic_depth"):
             require(0 <= getattr(self, name) < 1, f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -84,6 +90,7 @@ class ModelConfig:
             f"model.initializer_range must be finite and not negative, got {self.initializer_range}",
         )
         self._check_positions()
+        self._check_attention()
         self._check_distances()
         self._check_convolution()
 
@@ -99,6 +106,18 @@ class ModelConfig:
             not (self.decoder == "emd" and self.position_biased_input),
             "model.decoder 'emd' adds absolute positions at the end, position_biased_input at the start: choose one",
         )
+
+    def _check_attention(self):
+        require(
+            "p2p" not in self.pos_att_type or self.attention in ("auto", "reference", "xla"),
+            f"model.attention {self.attention!r} has no p2p; auto, reference and xla have",
+        )
+        if self.attention == "gpu":
+            require(
+                self.attention_dropout == 0 and self.dtype == "bfloat16",
+                "model.attention 'gpu' (cuDNN) has no attention dropout and works in bfloat16: set "
+                "model.attention_dropout=0 and model.dtype=bfloat16, or model.attention=auto",
+            )
 
     def _check_distances(self):
         require_choice("model.norm_rel_ebd", self.norm_rel_ebd, ("none", "layer_norm"))
@@ -142,6 +161,10 @@ class ModelConfig:
     @property
     def has_absolute_positions(self) -> bool:
         return self.position_biased_input or self.decoder == "emd"
+
+
+# Keys that came after the first release, with what a config.json without them means: how to compute, not what.
+LATER_KEYS = {"scan_layers": True, "attention": "auto", "dropout_bits": "hash"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -565,8 +588,8 @@ def _dataclass(kind: type, values: Any, path: str) -> Any:
     hints = typing.get_type_hints(kind)
     for key in values:
         require(key in hints, f"config has no key {path + key!r}{nearest(key, hints)}")
-    absent = {key: None for key, hint in hints.items() if isinstance(hint, types.UnionType)}  # in older config.json
-    values = absent | values
+    absent = {key: None for key, hint in hints.items() if isinstance(hint, types.UnionType)}
+    values = absent | (LATER_KEYS if kind is ModelConfig else {}) | values
     for key in hints:
         require(key in values, f"config lacks the key {path + key!r}")
     fields = {key: _value(hint, values[key], path + key) for key, hint in hints.items()}

@@ -53,6 +53,9 @@ def values() -> dict:
             "initializer_range": 0.02,
             "dtype": "float32",
             "remat": "none",
+            "scan_layers": True,
+            "attention": "auto",
+            "dropout_bits": "hash",
         },
         "data": {
             "paths": ("rows",),

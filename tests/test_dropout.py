@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.ops.dropout import Noise, drop_rows, dropout, keep_mask, shared_dropout
+from deberta_jax.ops.dropout import Noise, drop_rows, dropout, kept, kept_share, shared_dropout
 
 
 def noise(rows, key=0):
@@ -24,18 +24,47 @@ def test_the_share_of_dropped_entries_is_the_rate(rate):
 @pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_kept_entries_are_scaled_so_that_the_mean_stays(rate):
     y = np.asarray(dropout(jnp.full((4, 1000), 3.0), rate, noise(range(4))))
-    np.testing.assert_allclose(y[y != 0], 3 / (1 - rate), rtol=1e-4)  # rates come in steps of 1 / 65536
+    np.testing.assert_allclose(y[y != 0], 3 / (1 - rate), rtol=1e-6)
 
 
-def test_both_halves_of_a_random_word_are_independent_draws():
-    keep = np.asarray(keep_mask(jax.random.key(0), 0.5, (200_000,))).reshape(-1, 2)
-    assert abs(keep.mean(0) - 0.5).max() < 0.01
-    assert abs(np.corrcoef(keep.T)[0, 1]) < 0.02
+def murmur(seed: int, column: int) -> int:
+    """The hash of one entry in Python's own integers, as an int32."""
+    x = (seed ^ (column * 0x9E3779B1)) & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x - (1 << 32) if x >> 31 else x
 
 
-def test_an_odd_number_of_entries_is_drawn_whole():
-    assert keep_mask(jax.random.key(0), 0.5, (3, 7)).shape == (3, 7)
-    assert keep_mask(jax.random.key(0), 0.5, ()).shape == ()
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_bits_are_the_hash_of_seed_and_column(rate):
+    seeds = np.array([0, 1, -1, 2**31 - 1, -(2**31), 123456789], np.int32)
+    expected = [[murmur(int(s), c) >= round(rate * 2**32) - 2**31 for c in range(40)] for s in seeds]
+    np.testing.assert_array_equal(kept(seeds[:, None], jnp.arange(40, dtype=jnp.int32)[None], rate), expected)
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 8, 64])
+def test_entries_of_a_line_and_of_neighbouring_lines_are_independent(distance):
+    """Correlations of 1.6 million pairs: five standard deviations are 0.004."""
+    mask = dropped(dropout(jnp.ones((2, 100, 65, 128)), 0.1, noise([0, 1])))
+    score = (mask - mask.mean()) / mask.std()
+    for axis in (1, 2, 3):
+        ahead = np.take(score, range(min(distance, score.shape[axis] - 1), score.shape[axis]), axis)
+        behind = np.take(score, range(ahead.shape[axis]), axis)
+        assert abs((ahead * behind).mean()) < 5 / np.sqrt(ahead.size)
+
+
+def test_hardware_bits_have_the_rate_and_differ_by_site():
+    source = Noise(jax.random.key(0), jnp.arange(8), hardware=True)
+    one, other = (dropped(dropout(jnp.ones((8, 50_000)), 0.1, source.at(site))) for site in (0, 1))
+    for mask in (one, other):
+        assert abs(mask.mean() - 0.1) < 5 * np.sqrt(0.1 * 0.9 / mask.size)
+    assert abs((one & other).mean() - 0.01) < 0.001
+    assert abs(dropped(shared_dropout(jnp.ones((800, 500)), 0.1, source)).mean() - 0.1) < 0.003
+
+
+def test_the_kept_share_is_exact():
+    assert kept_share(0.25) == 0.75
+    assert kept_share(0.1) == pytest.approx(0.9, abs=2**-32)
 
 
 def test_bits_depend_on_the_global_row_not_on_its_place_in_the_batch():
@@ -54,12 +83,6 @@ def test_rows_and_keys_and_sites_have_bits_of_their_own():
     for i, one in enumerate(masks):
         for other in masks[:i]:
             assert abs((one == other).mean() - 0.5) < 0.1
-
-
-def test_batch_axis_says_which_axis_holds_the_rows():
-    x = jnp.ones((5, 3, 40))  # rows are on axis 1
-    expected = jnp.moveaxis(dropout(jnp.moveaxis(x, 1, 0), 0.3, noise([7, 8, 9])), 0, 1)
-    np.testing.assert_array_equal(dropout(x, 0.3, noise([7, 8, 9]), batch_axis=1), expected)
 
 
 def test_a_shared_array_is_dropped_out_the_same_for_any_rows():

@@ -7,7 +7,7 @@ import pytest
 
 import slow_deberta
 from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
-from deberta_jax.model.encoder import SITE_MLP_PATH, Block, Embeddings, Encoder, allowed_pairs
+from deberta_jax.model.encoder import SITE_MLP_PATH, Block, Embeddings, Encoder
 from deberta_jax.ops.dropout import Noise, drop_rows
 
 
@@ -91,13 +91,12 @@ def test_the_scan_is_the_blocks_one_by_one():
     _, states = encode(model, params, *inputs_of(batch), all_hidden_states=True)
     table = model.apply({"params": params}, method="table")
     block = jax.jit(Block(model.cfg).apply, compiler_options=COMPILE_FAST)
-    allowed = allowed_pairs(batch["documents"], batch["documents"])
     x = states[0]
     for layer in range(model.cfg.num_layers - 1):
         sliced = {"params": jax.tree.map(lambda leaf, n=layer: leaf[n], params["blocks"])}
-        x, _ = block(sliced, x, layer, table, allowed, None)
+        x, _ = block(sliced, x, layer, table, batch["documents"], None)
         np.testing.assert_allclose(x, states[layer + 1], rtol=0, atol=1e-5)
-    x, _ = block({"params": params["last"]}, x, model.cfg.num_layers - 1, table, allowed, None)
+    x, _ = block({"params": params["last"]}, x, model.cfg.num_layers - 1, table, batch["documents"], None)
     np.testing.assert_allclose(x, states[-1], rtol=0, atol=1e-5)
 
 
@@ -174,9 +173,9 @@ def test_every_layer_draws_dropout_bits_of_its_own():
     model, params = encoder_and_params(attention_dropout=0.0, hidden_dropout=0.5)
     block = jax.jit(Block(model.cfg).apply, compiler_options=COMPILE_FAST)
     source = Noise(jax.random.key(0), jnp.arange(2))
-    x, allowed = jnp.ones((2, 4, 32)), jnp.ones((2, 4, 4), bool)
+    x, documents = jnp.ones((2, 4, 32)), jnp.ones((2, 4), jnp.int32)
     first, second, again = (
-        block({"params": params["last"]}, x, n, params["relative"], allowed, source)[0] for n in (0, 1, 0)
+        block({"params": params["last"]}, x, n, params["relative"], documents, source)[0] for n in (0, 1, 0)
     )
     assert (np.asarray(first) != np.asarray(second)).any()
     np.testing.assert_array_equal(first, again)

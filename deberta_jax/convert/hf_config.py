@@ -164,6 +164,9 @@ def model_config(
         initializer_range=given["initializer_range"],
         dtype=dtype,
         remat="none",
+        scan_layers=True,
+        attention="auto",
+        dropout_bits="hash",
     )
 
 

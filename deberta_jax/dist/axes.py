@@ -65,6 +65,15 @@ def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> None:
         raise Refused(f"mesh axes {idle} are larger than 1 but no rule uses them: their devices would repeat work")
 
 
+def parts_of(axis: str) -> int:
+    """Into how many parts the mesh and the rules in force split this axis of an activation; 1 outside a mesh."""
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    parts = 1
+    for name in () if mesh.empty else axes_of(rules["act_" + axis]):
+        parts *= mesh.shape[name]
+    return parts
+
+
 def batch_devices(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> int:
     """Number of parts that the batch is split into."""
     parts = 1

@@ -30,3 +30,9 @@ def _sizes(axes: Sequence[tuple[str, int]], devices: int) -> tuple[int, ...]:
     if math.prod(filled) != devices:
         raise Refused(f"mesh {dict(axes)} does not cover {devices} devices")
     return filled
+
+
+def platform() -> str:
+    """What the mesh in force consists of, or the default device: cpu, gpu (cuda, rocm) or tpu."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -6,9 +6,13 @@ from flax import linen as nn
 from flax import struct
 
 from deberta_jax.config import ModelConfig
-from deberta_jax.dist.axes import constrain
+from deberta_jax.dist.axes import constrain, parts_of
+from deberta_jax.dist.mesh import platform
 from deberta_jax.model.layers import HeadProjection, MergeProjection
-from deberta_jax.ops import attention, buckets
+from deberta_jax.ops import buckets
+from deberta_jax.ops.attention import choice, chosen
+from deberta_jax.ops.attention.problem import Problem, allowed_pairs
+from deberta_jax.ops.attention.softmax import masked_softmax, mix
 from deberta_jax.ops.dropout import Noise, dropout, shared_dropout
 
 SITE_TABLE, SITE_PROBABILITIES, SITE_OUTPUT = 0, 1, 2  # where in a layer a dropout stands; 3 is the block's own
@@ -24,10 +28,12 @@ class Memory(struct.PyTreeNode):
 
 
 class Chosen(struct.PyTreeNode):
-    """Query positions, when not all of them ask: their numbers and the same as one-hot rows."""
+    """Query positions, when not all of them ask: their numbers, the same as one-hot rows, their documents."""
 
     position_bp: jax.Array
     select_bpk: jax.Array
+    document_bp: jax.Array
+    of_keys_hbpk: jax.Array | None  # what position to content gives them, whatever they hold
 
 
 class DisentangledAttention(nn.Module):
@@ -58,28 +64,64 @@ class DisentangledAttention(nn.Module):
         v_bkhd = constrain(self.value(x_bke), "batch", "length", "heads", "head_size")
         return Memory(k_bkhd, v_bkhd, pos_k_rhd, pos_q_rhd)
 
+    def choose(self, memory: Memory, position_bp, select_bpk, document_bp) -> Chosen:
+        """Queries at these positions, for any number of calls."""
+        of_keys_hbpk = None
+        if "p2c" in self.cfg.pos_att_type:
+            rows = _rows(self.cfg, memory.k_bkhd.shape[1])
+            of_keys_hbpk = chosen.position_to_content(
+                *(memory.k_bkhd, memory.pos_q_rhd, rows, position_bp, select_bpk),
+                heads=choice.heads_at_once(platform(), heads_split=parts_of("heads") > 1),
+            )
+        return Chosen(position_bp, select_bpk, document_bp, of_keys_hbpk)
+
     def __call__(
         self,
         x_bqe: jax.Array,
         memory: Memory,
-        allowed_bqk: jax.Array,
+        document_bk: jax.Array,
         noise: Noise | None,
-        chosen: Chosen | None = None,
+        queries: Chosen | None = None,
     ) -> jax.Array:
-        """Mixed values [b, q, e] after the output layer and its dropout; queries are all positions, or `chosen`."""
-        cfg = self.cfg
+        """Mixed values [b, q, e] after the output layer and its dropout: of all positions, or of chosen `queries`."""
         q_bqhd = self.query(x_bqe)
-        length = memory.k_bkhd.shape[1]
-        rows = _rows(cfg, length)
-        common = (q_bqhd, memory.k_bkhd, memory.pos_k_rhd, memory.pos_q_rhd, rows, cfg.pos_att_type)
-        if chosen is None:
-            s_hbqk = constrain(attention.scores(*common), "heads", "batch", "length", "key")
-        else:
-            s_hbqk = attention.scores_at(*common, chosen.select_bpk, chosen.position_bp)
-        p_hbqk = attention.masked_softmax(s_hbqk, allowed_bqk)
-        p_hbqk = dropout(p_hbqk, cfg.attention_dropout, noise and noise.at(SITE_PROBABILITIES), batch_axis=1)
-        y_bqe = self.output(attention.mix(p_hbqk, memory.v_bkhd))
-        return dropout(y_bqe, cfg.hidden_dropout, noise and noise.at(SITE_OUTPUT))
+        mixed_bqhd = (
+            self._of_all(q_bqhd, memory, document_bk, noise)
+            if queries is None
+            else self._of_chosen(q_bqhd, memory, document_bk, noise, queries)
+        )
+        return dropout(self.output(mixed_bqhd), self.cfg.hidden_dropout, noise and noise.at(SITE_OUTPUT))
+
+    def _of_all(self, q_bqhd, memory: Memory, document_bk: jax.Array, noise: Noise | None) -> jax.Array:
+        cfg = self.cfg
+        length, seed_bhq = q_bqhd.shape[1], None
+        rate = cfg.attention_dropout if noise else 0.0
+        if rate:
+            seed_bhq = noise.at(SITE_PROBABILITIES).line_seeds(cfg.num_heads, length)
+        problem = Problem(
+            constrain(q_bqhd, "batch", "length", "heads", "head_size"),
+            memory.k_bkhd,
+            memory.v_bkhd,
+            memory.pos_k_rhd,
+            memory.pos_q_rhd,
+            _rows(cfg, length),
+            cfg.pos_att_type,
+            document_bk,
+            seed_bhq,
+            rate,
+        )
+        facts = choice.facts_of(problem, platform(), heads_split=parts_of("heads") > 1)
+        mixed_bqhd = choice.attend(problem, cfg.attention, facts)
+        return constrain(mixed_bqhd, "batch", "length", "heads", "head_size")
+
+    def _of_chosen(self, q_bphd, memory: Memory, document_bk, noise: Noise | None, queries: Chosen) -> jax.Array:
+        cfg = self.cfg
+        rows = _rows(cfg, memory.k_bkhd.shape[1])
+        tables = (memory.pos_k_rhd, memory.pos_q_rhd, rows, cfg.pos_att_type)
+        s_hbpk = chosen.scores(q_bphd, memory.k_bkhd, *tables, queries.of_keys_hbpk, queries.position_bp)
+        p_hbpk = masked_softmax(s_hbpk, allowed_pairs(queries.document_bp, document_bk))
+        p_bhpk = dropout(p_hbpk.swapaxes(0, 1), cfg.attention_dropout, noise and noise.at(SITE_PROBABILITIES))
+        return mix(p_bhpk.swapaxes(0, 1), memory.v_bkhd)
 
 
 def _uses_keys(cfg: ModelConfig) -> bool:

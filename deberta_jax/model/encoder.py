@@ -90,27 +90,30 @@ class Block(nn.Module):
         self.mlp_out = dense(cfg, cfg.hidden_size, ("mlp", "embed"))
         self.mlp_norm = layer_norm(cfg)
 
-    def __call__(self, x_ble, layer, table_re, allowed_bqk, noise, keep_hidden=False):
+    def __call__(self, x_ble, layer, table_re, document_bl, noise, keep_hidden=False):
         """(output, output or None): the pair that a scan over layers carries and stacks."""
         noise = noise and noise.at(layer)
         memory = self.attention.memory(x_ble, table_re, noise)
-        y_ble = constrain(self.ask(x_ble, layer, memory, allowed_bqk, noise), "batch", "length", "embed")
+        y_ble = constrain(self.ask(x_ble, layer, memory, document_bl, noise), "batch", "length", "embed")
         return y_ble, y_ble if keep_hidden else None
 
     def memory(self, x_bke: jax.Array, table_re: jax.Array | None, noise: Noise | None) -> Memory:
         return self.attention.memory(x_bke, table_re, noise)
+
+    def choose(self, memory: Memory, position_bp, select_bpk, document_bp) -> Chosen:
+        return self.attention.choose(memory, position_bp, select_bpk, document_bp)
 
     def ask(
         self,
         x_bqe: jax.Array,
         layer: int | jax.Array,
         memory: Memory,
-        allowed_bqk: jax.Array,
+        document_bk: jax.Array,
         noise: Noise | None,
         chosen: Chosen | None = None,
     ) -> jax.Array:
         """The block's output for the query stream `x_bqe`, which is also its residual."""
-        mixed_bqe = self.attention(x_bqe, memory, allowed_bqk, noise, chosen)
+        mixed_bqe = self.attention(x_bqe, memory, document_bk, noise, chosen)
         x_bqe = self.attention_norm(x_bqe + self._some_rows(mixed_bqe, layer, noise, SITE_ATTENTION_PATH))
         h_bqm = ACTIVATIONS[self.cfg.activation](self.mlp_in(x_bqe))
         h_bqm = constrain(h_bqm, "batch", "length" if chosen is None else "prediction", "mlp")
@@ -187,15 +190,15 @@ class Encoder(nn.Module):
         noise = self.noise(rows, input_ids, deterministic)
         inputs = (input_ids, attention_mask, position_ids, token_type_ids)
         x_ble, states = self.below_last(*inputs, noise, keep_hidden=all_hidden_states)
-        allowed_bqk = allowed_pairs(attention_mask, attention_mask)
-        y_ble, _ = self.last(x_ble, self.cfg.num_layers - 1, self.table(), allowed_bqk, noise)
+        y_ble, _ = self.last(x_ble, self.cfg.num_layers - 1, self.table(), attention_mask, noise)
         return (y_ble, jnp.concatenate([*states, y_ble[None]])) if all_hidden_states else y_ble
 
     def noise(self, rows: jax.Array | None, input_ids: jax.Array, deterministic: bool) -> Noise | None:
         """The source of all dropout bits of one application; None when deterministic."""
         if deterministic:
             return None
-        return Noise(self.make_rng("dropout"), jnp.arange(input_ids.shape[0]) if rows is None else rows)
+        rows = jnp.arange(input_ids.shape[0]) if rows is None else rows
+        return Noise(self.make_rng("dropout"), rows, hardware=self.cfg.dropout_bits == "hardware")
 
     def table(self) -> jax.Array | None:
         """The relative table [r, e], normalised in v2 and v3; shared by all layers."""
@@ -210,7 +213,7 @@ class Encoder(nn.Module):
             position_ids = positions_of(input_ids, cfg, used=cfg.position_biased_input)
         embedding_noise = noise and noise.at(EMBEDDING_LAYER)
         e_ble = self.embeddings(input_ids, attention_mask > 0, position_ids, token_type_ids, embedding_noise)
-        context = (self.table(), allowed_pairs(attention_mask, attention_mask), noise)
+        context = (self.table(), attention_mask, noise)
         x_ble, states = e_ble, [e_ble[None]]
         if cfg.conv_kernel_size:
             x_ble, _ = self.first(x_ble, 0, *context, False)
@@ -240,11 +243,6 @@ def scanned_layers(cfg: ModelConfig) -> int:
     return cfg.num_layers - 1 - (cfg.conv_kernel_size > 0)
 
 
-def allowed_pairs(of_queries: jax.Array, of_keys: jax.Array) -> jax.Array:
-    """[b, q, k]: whether query and key carry the same positive number (document, or 1 for every real token)."""
-    return (of_queries[:, :, None] == of_keys[:, None, :]) & (of_keys[:, None, :] > 0)
-
-
 def _conv_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """torch.nn.Conv1d's own: uniform within 1 / sqrt(fan in), which the released code leaves as it is."""
     bound = 1 / np.sqrt(shape[0] * shape[1])
@@ -258,12 +256,13 @@ def _block(cfg: ModelConfig):
 
 
 def _scanned(cfg: ModelConfig):
-    """Block over the stacked layers: compile time is flat in depth."""
+    """Block over the stacked layers: compile time is flat in depth, or without `scan_layers` grows with it."""
     return nn.scan(
         _block(cfg),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
         length=scanned_layers(cfg),
+        unroll=1 if cfg.scan_layers else scanned_layers(cfg),
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

@@ -8,11 +8,10 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain, named
-from deberta_jax.model.attention import Chosen
-from deberta_jax.model.encoder import Encoder, allowed_pairs, positions_of
+from deberta_jax.model.encoder import Encoder, positions_of
 from deberta_jax.model.layers import dense, layer_norm
-from deberta_jax.ops import attention
 from deberta_jax.ops.activations import ACTIVATIONS
+from deberta_jax.ops.attention.chosen import select
 from deberta_jax.ops.dropout import Noise
 
 DECODER_PASSES = 2  # a constant of the released code: its last layer, applied twice
@@ -87,17 +86,19 @@ class MaskedLM(nn.Module):
         encoder, layer = self.encoder, self.cfg.num_layers - 1
         noise = noise and noise.at(layer)
         memory = encoder.last.memory(x_ble, encoder.table(), noise)
-        chosen, x_bpe, of_queries, position_bp = None, x_ble, attention_mask, position_ids
+        chosen, x_bpe, position_bp = None, x_ble, position_ids
         if masked_positions is not None:
-            chosen = Chosen(masked_positions, jax.nn.one_hot(masked_positions, x_ble.shape[1], dtype=x_ble.dtype))
-            x_bpe = attention.select("bke,bpk->bpe", x_ble, chosen.select_bpk)
-            of_queries, position_bp = (
+            select_bpk = jax.nn.one_hot(masked_positions, x_ble.shape[1], dtype=x_ble.dtype)
+            x_bpe = select("bke,bpk->bpe", x_ble, select_bpk)
+            document_bp, position_bp = (
                 jnp.take_along_axis(each, masked_positions, axis=1) for each in (attention_mask, position_ids)
             )
-        allowed_bpk = allowed_pairs(of_queries, attention_mask)
+            chosen = encoder.last.choose(memory, masked_positions, select_bpk, document_bp)
         if self.cfg.decoder == "none":
-            return encoder.last.ask(x_bpe, layer, memory, allowed_bpk, noise, chosen)
+            return encoder.last.ask(x_bpe, layer, memory, attention_mask, noise, chosen)
         x_bpe += encoder.embeddings.positions(position_bp)
         for index in range(DECODER_PASSES):
-            x_bpe = encoder.last.ask(x_bpe, layer, memory, allowed_bpk, noise and noise.at(SITE_PASS + index), chosen)
+            x_bpe = encoder.last.ask(
+                x_bpe, layer, memory, attention_mask, noise and noise.at(SITE_PASS + index), chosen
+            )
         return constrain(x_bpe, "batch", "prediction", "embed")

@@ -8,10 +8,11 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain
-from deberta_jax.model.encoder import Encoder, allowed_pairs
+from deberta_jax.model.encoder import Encoder
 from deberta_jax.model.layers import dense, layer_norm
-from deberta_jax.ops import attention
 from deberta_jax.ops.activations import ACTIVATIONS
+from deberta_jax.ops.attention.chosen import select
+from deberta_jax.ops.attention.problem import allowed_pairs
 
 
 class ReplacedTokenHead(nn.Module):
@@ -27,7 +28,7 @@ class ReplacedTokenHead(nn.Module):
         code adds the row's first state to all, its rows being one document.)
         """
         cfg = self.cfg
-        first_ble = attention.select("bke,bqk->bqe", x_ble, first_of_document(document_bl))
+        first_ble = select("bke,bqk->bqe", x_ble, first_of_document(document_bl))
         x_ble = layer_norm(cfg, "norm")(x_ble + constrain(first_ble, "batch", "length", "embed"))
         x_ble = dense(cfg, cfg.hidden_size, ("embed", "mlp"), name="dense")(x_ble)
         x_ble = ACTIVATIONS[cfg.activation](constrain(x_ble, "batch", "length", "embed"))

@@ -29,7 +29,10 @@ CONFIG = "config.json"
 BEST = "best"  # parameters that did best on validation; of a pretraining run there are none
 # A run may go on with another value of these; they change how it computes, not what it is.
 FREE_MODEL_KEYS = frozenset(
-    {"hidden_dropout", "attention_dropout", "stochastic_depth", "dtype", "remat", "initializer_range"}
+    {
+        *("hidden_dropout", "attention_dropout", "stochastic_depth", "initializer_range"),
+        *("dtype", "remat", "scan_layers", "attention", "dropout_bits"),
+    }
 )
 FREE_DATA_KEYS = frozenset({"paths", "dir", "tokenizer", "read_threads"})  # what is read is compared by its hashes
 FIXED_KEYS = ("seed", "batch_size", "objective", "rtd.embedding_sharing", "head.pooler_activation")
