@@ -421,7 +421,7 @@ def test_where_it_is_not_they_differ():
     one, other = (after_one_step(small_pair("gdes", scheme))[0].params for scheme in ("joint", "decoupled"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one[GENERATOR], other[GENERATOR])
     tables = (params[DISCRIMINATOR]["encoder"]["embeddings"]["word_delta"] for params in (one, other))
-    assert np.abs(np.subtract(*tables)).max() > 1e-4
+    assert np.abs(np.subtract(*tables)).max() > 1e-5  # ten times what counts as the same
 
 
 def one_loss(config, params, filled, is_replaced, key):
