@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 from deberta_jax.config import MaskConfig
-from deberta_jax.data.masking import Vocabulary, mask_row
+from deberta_jax.data.masking import Vocabulary, mask_rows
 from deberta_jax.data.prepared import read_manifest
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import ByteLevelBPETokenizer, load_tokenizer
@@ -135,13 +135,15 @@ def test_a_space_before_the_first_word_on_request(tokenizer):
 
 def test_rows_are_masked_as_with_any_tokenizer(tokenizer, documents):
     ids = np.array(tokenizer.encode(documents[0]).ids[:64], np.int32)
-    masked = mask_row(
-        ids,
-        np.ones(len(ids), np.int32),
+    masked = mask_rows(
+        ids[None],
+        np.ones((1, len(ids)), np.int32),
+        np.zeros(1, int),
+        seed=0,
         mask=MaskConfig(rate=0.15, mask_share=0.8, random_share=0.1, unit="word", max_ngram=1),
         vocabulary=Vocabulary.of(tokenizer),
-        rng=np.random.default_rng(0),
     )
+    masked = {key: value[0] for key, value in masked.items()}
     places = masked["masked_positions"][masked["weights"] > 0]
     assert len(places) > 0
     assert (masked["labels"][: len(places)] == ids[places]).all()

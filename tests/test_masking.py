@@ -1,14 +1,25 @@
 """Masking against its definition: counts, uniformity over positions, whole words, and what may never happen."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deberta_jax.config import MaskConfig
-from deberta_jax.data.masking import Vocabulary, mask_row, predictions_per_row
+from deberta_jax.data.masking import (
+    ORDER,
+    REPLACEMENT,
+    SPAN_LENGTH,
+    SPAN_START,
+    TOKEN,
+    Vocabulary,
+    mask_rows,
+    predictions_per_row,
+)
 from deberta_jax.data.packing import PackedRow, pack
+from deberta_jax.data.uniform import random_bits, uniform
 from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
 
 LENGTH = 128
@@ -38,8 +49,19 @@ def rows(tokenizer: SentencePieceTokenizer, documents: list[str]) -> list[Packed
     return list(pack(tokenizer.ids_of(texts), LENGTH, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id))
 
 
-def masked(row: PackedRow, mask: MaskConfig, vocabulary: Vocabulary, *key: int) -> dict[str, np.ndarray]:
-    return mask_row(*row, mask=mask, vocabulary=vocabulary, rng=np.random.default_rng(key))
+def masked(row: PackedRow, mask: MaskConfig, vocabulary: Vocabulary, number: int, seed: int = 0) -> dict:
+    """A row masked by itself."""
+    (result,) = masked_all([row], mask, vocabulary, [number], seed)
+    return result
+
+
+def masked_all(
+    rows: list[PackedRow], mask: MaskConfig, vocabulary: Vocabulary, numbers: Sequence[int], seed: int = 0
+) -> list[dict]:
+    """Rows masked as one batch, and taken apart."""
+    ids_bl, documents_bl = map(np.stack, zip(*rows, strict=True))
+    batch = mask_rows(ids_bl, documents_bl, np.array(numbers), seed=seed, mask=mask, vocabulary=vocabulary)
+    return [{key: value[i] for key, value in batch.items()} for i in range(len(rows))]
 
 
 def chosen(result: dict[str, np.ndarray]) -> np.ndarray:
@@ -56,8 +78,8 @@ def plain_row(length: int, vocabulary: Vocabulary) -> PackedRow:
 def rates(row: PackedRow, mask: MaskConfig, vocabulary: Vocabulary, draws: int) -> np.ndarray:
     """How often each position of `row` was chosen [l]."""
     count_l = np.zeros(len(row.ids_l))
-    for draw in range(draws):
-        count_l[chosen(masked(row, mask, vocabulary, draw))] += 1
+    for result in masked_all([row] * draws, mask, vocabulary, range(draws)):
+        count_l[chosen(result)] += 1
     return count_l / draws
 
 
@@ -141,7 +163,7 @@ def test_padding_is_known_by_its_document_even_where_its_id_is_a_word(vocabulary
 
 def test_random_replacements_are_ordinary_and_uniform(rows, tokenizer, vocabulary):
     mask = config(mask_share=0.0, random_share=1.0, rate=0.5)
-    new = [masked(row, mask, vocabulary, epoch, i) for epoch in range(5) for i, row in enumerate(rows)]
+    new = masked_all(rows * 5, mask, vocabulary, range(5 * len(rows)))
     drawn = np.concatenate([r["input_ids"][chosen(r)] for r in new])
     count_v = np.bincount(drawn, minlength=tokenizer.size)
     assert not count_v[list(tokenizer.special_ids)].any()
@@ -186,8 +208,8 @@ def test_span_lengths_are_drawn_in_proportion_to_one_over_n(vocabulary):
     # Three tokens of a long row: the longest run tells which spans were drawn.
     row = plain_row(1024, vocabulary)
     runs = np.zeros(4, int)
-    for draw in range(4000):
-        positions = chosen(masked(row, config(rate=3 / 1024, max_ngram=3), vocabulary, draw))
+    for result in masked_all([row] * 4000, config(rate=3 / 1024, max_ngram=3), vocabulary, range(4000)):
+        positions = chosen(result)
         runs[np.diff(np.flatnonzero(np.diff(positions, prepend=-2, append=9999) > 1)).max()] += 1
     p1, p2, p3 = 6 / 11, 3 / 11, 2 / 11  # in proportion to 1, 1/2, 1/3; the last span is cut to what is left
     expected = {3: p3, 2: p2 + p1 * (p2 + p3), 1: p1 * p1}
@@ -199,7 +221,8 @@ def test_spans_stay_inside_a_document_and_away_from_specials(vocabulary):
     row = plain_row(64, vocabulary)
     row.documents_l[32:] = 2  # a border without specials
     row.ids_l[48] = row.ids_l[0]  # a special amid a document
-    pairs = [set(chosen(masked(row, config(rate=2 / 64, max_ngram=2), vocabulary, draw))) for draw in range(3000)]
+    results = masked_all([row] * 3000, config(rate=2 / 64, max_ngram=2), vocabulary, range(3000))
+    pairs = [set(chosen(result)) for result in results]
     inside, across_border, across_special = (pairs.count(pair) for pair in ({29, 30}, {31, 32}, {47, 49}))
     assert inside > 15
     assert max(across_border, across_special) < 0.3 * inside  # by two separate spans only
@@ -258,13 +281,94 @@ def test_text_without_spaces_is_masked_in_stretches_of_eight_tokens(vocabulary):
 
 
 @pytest.mark.parametrize(("unit", "max_ngram"), SETTINGS)
-def test_masks_depend_on_the_generator_alone(unit, max_ngram, rows, vocabulary):
+def test_masks_depend_on_seed_and_number_alone(unit, max_ngram, rows, vocabulary):
     mask = config(unit, max_ngram)
-    first, again = (masked(rows[0], mask, vocabulary, 5, 7) for _ in range(2))
+    first, again = (masked(rows[0], mask, vocabulary, 7, seed=5) for _ in range(2))
+    assert_same(first, again)
+    for number, seed in ((8, 5), (7, 6)):
+        assert chosen(first).tolist() != chosen(masked(rows[0], mask, vocabulary, number, seed)).tolist()
+
+
+def assert_same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+    assert first.keys() == second.keys()
     for key in first:
-        np.testing.assert_array_equal(first[key], again[key])
-    for other in ((5, 8), (6, 7)):
-        assert chosen(first).tolist() != chosen(masked(rows[0], mask, vocabulary, *other)).tolist()
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+@pytest.mark.parametrize(("unit", "max_ngram"), SETTINGS)
+def test_a_row_is_masked_the_same_in_any_batch(unit, max_ngram, rows, tokenizer, vocabulary):
+    mask = config(unit, max_ngram)
+    padding = PackedRow(np.full(LENGTH, tokenizer.pad_id, np.int32), np.zeros(LENGTH, np.int32))
+    batch = [padding, *rows[:39], plain_row(LENGTH, vocabulary), *rows[-40:]]
+    numbers = np.random.default_rng(0).permutation(1 << 20)[: len(batch)] + (1 << 40)
+    together = masked_all(batch, mask, vocabulary, numbers)
+    backwards = masked_all(batch[::-1], mask, vocabulary, numbers[::-1])[::-1]
+    for row, number, *results in zip(batch, numbers.tolist(), together, backwards, strict=True):
+        for result in results:
+            assert_same(result, masked(row, mask, vocabulary, number))
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.15, 0.4])
+@pytest.mark.parametrize(("unit", "max_ngram"), [*SETTINGS, ("token", 2), ("word", 8)])
+def test_a_batch_is_masked_as_its_rows_are_one_token_at_a_time(unit, max_ngram, rate, rows, vocabulary):
+    mask = config(unit, max_ngram, rate=rate)
+    some = [*rows[::7], rows[-1], plain_row(LENGTH, vocabulary)]
+    results = masked_all(some, mask, vocabulary, range(len(some)))
+    for number, (row, result) in enumerate(zip(some, results, strict=True)):
+        expected = slow_positions(row, number, mask, vocabulary)
+        assert chosen(result).tolist() == expected
+        share, token = (uniform(0, np.array([number]), stream, LENGTH)[0] for stream in (REPLACEMENT, TOKEN))
+        for slot, position in enumerate(expected):
+            new = row.ids_l[position]
+            if share[slot] < 0.8:
+                new = vocabulary.mask_id
+            elif share[slot] < 0.9:
+                new = vocabulary.ordinary_ids[int(token[slot] * len(vocabulary.ordinary_ids))]
+            assert result["input_ids"][position] == new
+
+
+def slow_positions(row: PackedRow, number: int, mask: MaskConfig, vocabulary: Vocabulary) -> list[int]:
+    """What is predicted, by the definition, from the same draws: words, then spans on a line, then the greedy fill."""
+    words = slow_units(row, mask, vocabulary)
+    units = [unit for run in words for unit in run]
+    quota = predictions_per_row(np.count_nonzero(row.documents_l), mask.rate)
+    margin = mask.max_ngram - 1
+    line = [i for run in words for i in [None] * margin + run]
+    numbers = np.array([number])
+    order = []
+    if mask.max_ngram > 1:
+        weights = [1 / n for n in range(1, mask.max_ngram + 1)]
+        lengths, starts = (uniform(0, numbers, stream, 2 * quota)[0] for stream in (SPAN_LENGTH, SPAN_START))
+        for length, start in zip(lengths, starts, strict=True):
+            n = 1 + sum(length * sum(weights) >= sum(weights[:i]) for i in range(1, mask.max_ngram))
+            first = int(start * len(line))
+            order += [unit for unit in line[first : first + n] if unit is not None]
+    keys = random_bits(0, numbers, ORDER, len(units))[0]
+    order += [unit for _, unit in sorted(zip(keys, units, strict=True))]
+    taken: list[list[int]] = []
+    for unit in order:
+        if unit not in taken and sum(map(len, taken)) + len(unit) <= quota:
+            taken.append(unit)
+    return sorted(position for unit in taken for position in unit)
+
+
+def slow_units(row: PackedRow, mask: MaskConfig, vocabulary: Vocabulary) -> list[list[list[int]]]:
+    """Runs of units of positions."""
+    runs: list[list[list[int]]] = []
+    before = 0  # document of a maskable neighbour on the left
+    for position, (token, document) in enumerate(zip(row.ids_l.tolist(), row.documents_l.tolist(), strict=True)):
+        if not document or vocabulary.is_special[token]:
+            before = 0
+            continue
+        if document != before:
+            runs.append([])
+        before = document
+        in_word = mask.unit == "word" and runs[-1] and not vocabulary.starts_word[token]
+        if in_word and len(runs[-1][-1]) < 8:
+            runs[-1][-1].append(position)
+        else:
+            runs[-1].append([position])
+    return runs
 
 
 def test_the_given_row_is_left_as_it_was(rows, vocabulary):

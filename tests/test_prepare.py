@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
-from deberta_jax.data.prepared import Manifest, decode_row, read_manifest, verify_shards
+from deberta_jax.data.prepared import Manifest, decode_rows, read_manifest, verify_shards
 from deberta_jax.data.units import is_held_out
 from deberta_jax.errors import Failed, Refused
 from deberta_jax.tokenizers import load_tokenizer
@@ -58,7 +58,8 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def rows_of(manifest: Manifest, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
     readers = [ArrayRecordReader(str(path)) for path in manifest.shard_paths(split)]
-    return [decode_row(r, manifest.length, manifest.id_dtype) for reader in readers for r in reader.read_all()]
+    records = [record for reader in readers for record in reader.read_all()]
+    return list(zip(*decode_rows(records, manifest.length, manifest.id_dtype), strict=True))
 
 
 def test_the_manifest_counts_what_the_shards_hold(whole, documents, spm_dir):

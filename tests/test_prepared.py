@@ -9,7 +9,7 @@ import pytest
 
 from deberta_jax.data.prepared import (
     Manifest,
-    decode_row,
+    decode_rows,
     encode_row,
     id_dtype,
     read_manifest,
@@ -54,13 +54,13 @@ def test_ids_take_two_bytes_where_they_fit(size, dtype):
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 def test_rows_come_back_from_their_records(dtype):
     rng = np.random.default_rng(0)
-    ids_l = rng.integers(0, np.iinfo(dtype).max, 128, endpoint=True).astype(np.int32)
-    ids_l = np.minimum(ids_l, np.iinfo(np.int32).max) if dtype == "uint16" else np.abs(ids_l)
-    documents_l = np.sort(rng.integers(0, 9, 128)).astype(np.int32)
-    record = encode_row(ids_l, documents_l, dtype)
-    assert len(record) == 128 * (np.dtype(dtype).itemsize + 2)
-    decoded = decode_row(record, 128, dtype)
-    for found, expected in zip(decoded, (ids_l, documents_l), strict=True):
+    top = min(np.iinfo(dtype).max, np.iinfo(np.int32).max)
+    ids_bl = rng.integers(0, top, (5, 128), endpoint=True).astype(np.int32)
+    documents_bl = np.sort(rng.integers(0, 9, (5, 128)), axis=1).astype(np.int32)
+    records = [encode_row(ids_l, documents_l, dtype) for ids_l, documents_l in zip(ids_bl, documents_bl, strict=True)]
+    assert {len(record) for record in records} == {128 * (np.dtype(dtype).itemsize + 2)}
+    decoded = decode_rows(records, 128, dtype)
+    for found, expected in zip(decoded, (ids_bl, documents_bl), strict=True):
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, expected)
 
@@ -72,7 +72,9 @@ def test_records_are_little_endian():
 
 def test_a_record_of_another_length_is_refused():
     with pytest.raises(Refused, match="512 bytes is no row of 64 uint16"):
-        decode_row(bytes(512), 64, "uint16")
+        decode_rows([bytes(256), bytes(512)], 64, "uint16")
+    with pytest.raises(Refused, match="255 bytes is no row of 64 uint16"):
+        decode_rows([bytes(255), bytes(257)], 64, "uint16")  # together as long as two rows
 
 
 def test_the_manifest_comes_back_as_written(prepared):

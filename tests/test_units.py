@@ -8,7 +8,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from deberta_jax.data.documents import Document
-from deberta_jax.data.prepared import decode_row
+from deberta_jax.data.prepared import decode_rows
 from deberta_jax.data.units import UnitSettings, is_done, is_held_out, read_unit, units, write_unit
 from deberta_jax.tokenizers import load_tokenizer
 
@@ -73,12 +73,12 @@ def test_a_unit_becomes_shards_whose_rows_are_its_documents(corpus, tokenizer, s
     for split, held_out in (("train", False), ("holdout", True)):
         texts = [d.text for d in unit.documents if is_held_out(d.key, 0.1) == held_out]
         records = ArrayRecordReader(str(output / f"{split}-00000.array_record")).read_all()
-        rows = [decode_row(record, 64, "uint16") for record in records]
-        ids = np.concatenate([ids_l[documents_l > 0] for ids_l, documents_l in rows])
+        ids_bl, documents_bl = decode_rows(records, 64, "uint16")
+        ids = ids_bl[documents_bl > 0]
         words = [i for i in ids.tolist() if i not in (tokenizer.cls_id, tokenizer.sep_id)]
         assert words == [i for text in texts for i in tokenizer.ids(text)]
         numbers = sidecar[split]
-        assert (numbers["rows"], numbers["tokens"], numbers["documents"]) == (len(rows), len(ids), len(texts))
+        assert (numbers["rows"], numbers["tokens"], numbers["documents"]) == (len(ids_bl), len(ids), len(texts))
         assert dict(zip(numbers["ids"], numbers["counts"], strict=True)) == dict(enumerate_counts(ids))
 
 

@@ -1,9 +1,8 @@
 """Masked batches of prepared rows, read through Grain; no iterator has state beyond the step.
 
-Letters: b rows of this host, l position, p prediction slot. Row i of step s is example number n = s * batch_size + i;
-which row of the data that is and how it is masked depends on (seed, n) alone. So a batch is a function of (seed, step,
-global batch size): the same after a restart at any step, and for any number of hosts once their parts are laid side by
-side.
+Letters: b rows of this host, l position, p prediction slot. Row i of step s has number n = s * batch_size + i; which
+row of the data that is and how it is masked depends on (seed, n) alone. So a batch is a function of (seed, step, global
+batch size): the same after a restart at any step, and for any number of hosts once their parts are laid side by side.
 
 A batch holds
     input_ids, documents, positions           int32 [b, l]    documents: 0 padding; attention stays among equal numbers
@@ -14,18 +13,19 @@ A batch holds
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from deberta_jax.config import DataConfig
-from deberta_jax.data.masking import Vocabulary, mask_row
-from deberta_jax.data.prepared import Manifest, Split, decode_row
+from deberta_jax.data.masking import Vocabulary, mask_rows
+from deberta_jax.data.prepared import Manifest, decode_rows
 from deberta_jax.errors import Refused
 
 Batch = dict[str, np.ndarray]
+FILLER = -1
 END = 1 << 48  # training has no last step of its own; grain wants one
 
 
@@ -50,6 +50,15 @@ class Host(NamedTuple):
             raise Refused(f"batch size {batch_size} is not a multiple of the {hosts} hosts")
         rows = batch_size // hosts
         return cls(batch_size, host * rows, rows)
+
+    @property
+    def columns(self) -> np.ndarray:
+        """int32 [b]: where its rows stand in the global batch."""
+        return np.arange(self.first, self.first + self.rows, dtype=np.int32)
+
+    def numbers(self, step: int) -> np.ndarray:
+        """int64 [b]: the numbers of its rows, counted through all steps."""
+        return step * self.batch_size + self.columns.astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +106,13 @@ def train_batches(
         names = ", ".join(str(manifest.path) for manifest in manifests)
         raise Refused(f"{names}: {total} train rows do not fill one batch of {batch_size}: prepare more text")
     part = Host.of(batch_size, host, hosts)
-    rows = _shuffled(sets, data, seed).map_with_index(_masked(data, vocabulary, seed))
+    order = _order(sets, data, seed)
+    stored = _Stored(sets, vocabulary.pad_id)
 
     def batch_of(step: int) -> Batch:
-        return _batch(rows, part, step, data.isolate_documents)
+        numbers_b = part.numbers(step)
+        examples_b = np.array([order[number] for number in numbers_b.tolist()])
+        return _batch(stored, examples_b, numbers_b, data, vocabulary, seed) | {"rows": part.columns}
 
     return read_ahead(grain.MapDataset.range(start_step, END).map(batch_of), data.read_threads)
 
@@ -124,21 +136,14 @@ def eval_batches(
     total = _check_sets(sets, vocabulary)
     total = min(total, max_rows) if max_rows else total
     part = Host.of(batch_size, host, hosts)
-    length = sets[0][0].length
-    filler = {
-        "ids": np.full(length, vocabulary.pad_id, np.int32),
-        "documents": np.zeros(length, np.int32),
-        "example": -1,
-    }
-    rows = grain.MapDataset.concatenate(_rows(sets))
-    fillers = grain.MapDataset.source([filler] * batch_size)
-    padded = grain.MapDataset.concatenate([rows[:total], fillers]).map_with_index(_masked(data, vocabulary, seed))
-    batches = -(-total // batch_size)
+    stored = _Stored(sets, vocabulary.pad_id)
 
     def batch_of(step: int) -> Batch:
-        return _batch(padded, part, step, data.isolate_documents)
+        numbers_b = part.numbers(step)
+        examples_b = np.where(numbers_b < total, numbers_b, FILLER)
+        return _batch(stored, examples_b, numbers_b, data, vocabulary, seed) | {"rows": part.columns}
 
-    return read_ahead(grain.MapDataset.range(batches).map(batch_of), data.read_threads)
+    return read_ahead(grain.MapDataset.range(-(-total // batch_size)).map(batch_of), data.read_threads)
 
 
 def _check_sets(sets: Sequence[tuple[Manifest, str]], vocabulary: Vocabulary) -> int:
@@ -155,43 +160,47 @@ def _check_sets(sets: Sequence[tuple[Manifest, str]], vocabulary: Vocabulary) ->
     return total
 
 
-def _rows(sets: Sequence[tuple[Manifest, str]]) -> list[grain.MapDataset]:
-    """One dataset of {"ids", "documents", "example"} for each set, in the order of its shards."""
-    datasets, first = [], 0
-    for manifest, split in sets:
-        records = grain.MapDataset.source(_source(manifest, manifest.splits[split]))
-        datasets.append(records.map_with_index(_decoder(manifest, len(records), first)))
-        first += len(records)
-    return datasets
+class _Stored:
+    """The rows of all sets, end to end."""
+
+    def __init__(self, sets: Sequence[tuple[Manifest, str]], pad_id: int):
+        shards = [
+            _ShardRows(str(manifest.path / s.file), 0, s.rows, s.rows)
+            for manifest, split in sets
+            for s in manifest.splits[split].shards
+        ]
+        self._source = grain.sources.ArrayRecordDataSource(shards)
+        self._manifest, self._pad_id = sets[0][0], pad_id
+
+    def read(self, examples_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, document numbers), int32 [b, l]; a filler is padding."""
+        ids_bl = np.full((len(examples_b), self._manifest.length), self._pad_id, np.int32)
+        documents_bl = np.zeros_like(ids_bl)
+        is_stored_b = examples_b != FILLER
+        if is_stored_b.any():
+            records = self._source.__getitems__(examples_b[is_stored_b].tolist())
+            rows = decode_rows(records, self._manifest.length, self._manifest.id_dtype)
+            ids_bl[is_stored_b], documents_bl[is_stored_b] = rows
+        return ids_bl, documents_bl
 
 
-def _source(manifest: Manifest, split: Split) -> grain.sources.ArrayRecordDataSource:
-    shards = [_ShardRows(str(manifest.path / s.file), 0, s.rows, s.rows) for s in split.shards]
-    return grain.sources.ArrayRecordDataSource(shards)
-
-
-def _decoder(manifest: Manifest, rows: int, first: int) -> Callable[[int, bytes], dict]:
-    def decode(index: int, record: bytes) -> dict:
-        ids_l, documents_l = decode_row(record, manifest.length, manifest.id_dtype)
-        return {"ids": ids_l, "documents": documents_l, "example": first + index % rows}  # index runs on over epochs
-
-    return decode
-
-
-def _shuffled(sets: Sequence[tuple[Manifest, str]], data: DataConfig, seed: int) -> grain.MapDataset:
-    """The endless train order.
+def _order(sets: Sequence[tuple[Manifest, str]], data: DataConfig, seed: int) -> grain.MapDataset:
+    """The endless train order: which row of the data is number n.
 
     Sets that are read in proportion to their size are shuffled as one, so that each row comes once in an epoch of them
     all; otherwise each set has its own epochs and they are interleaved by weight.
     """
-    datasets = _rows(sets)
+    sizes = [manifest.splits[split].rows for manifest, split in sets]
     if not data.weights and data.sampling_exponent == 1:
-        datasets = [grain.MapDataset.concatenate(datasets)]
-    orders = [d.shuffle(seed=_shuffle_seed(seed, i)).repeat() for i, d in enumerate(datasets)]
+        sizes = [sum(sizes)]
+    ends = np.cumsum(sizes).tolist()
+    orders = [
+        grain.MapDataset.range(end - size, end).shuffle(seed=_shuffle_seed(seed, i)).repeat()
+        for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    ]
     if len(orders) == 1:
         return orders[0]
-    sizes = np.array([manifest.splits[split].rows for manifest, split in sets], float)
-    return grain.MapDataset.mix(orders, data.weights or (sizes**data.sampling_exponent).tolist())
+    return grain.MapDataset.mix(orders, data.weights or (np.array(sizes, float) ** data.sampling_exponent).tolist())
 
 
 def _shuffle_seed(seed: int, number: int) -> int:
@@ -199,25 +208,20 @@ def _shuffle_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
 
 
-def _masked(data: DataConfig, vocabulary: Vocabulary, seed: int) -> Callable[[int, dict], Batch]:
-    def mask(number: int, row: dict) -> Batch:
-        rng = np.random.default_rng([seed, number])
-        masked = mask_row(row["ids"], row["documents"], mask=data.mask, vocabulary=vocabulary, rng=rng)
-        return {**masked, "documents": row["documents"], "examples": row["example"]}
-
-    return mask
-
-
-def _batch(rows: grain.MapDataset, part: Host, step: int, isolate_documents: bool) -> Batch:
-    first = step * part.batch_size + part.first
-    taken = [rows[first + i] for i in range(part.rows)]
-    batch = {key: np.stack([row[key] for row in taken]) for key in taken[0]}
-    if not isolate_documents:
-        batch["documents"] = (batch["documents"] > 0).astype(np.int32)
-    batch["positions"] = _positions(batch["documents"])
-    batch["rows"] = np.arange(part.first, part.first + part.rows, dtype=np.int32)
-    batch["examples"] = batch["examples"].astype(np.int32)
-    return batch
+def _batch(
+    stored: _Stored,
+    examples_b: np.ndarray,
+    numbers_b: np.ndarray,
+    data: DataConfig,
+    vocabulary: Vocabulary,
+    seed: int,
+) -> Batch:
+    ids_bl, documents_bl = stored.read(examples_b)
+    batch = mask_rows(ids_bl, documents_bl, numbers_b, seed=seed, mask=data.mask, vocabulary=vocabulary)
+    if not data.isolate_documents:
+        documents_bl = (documents_bl > 0).astype(np.int32)
+    batch |= {"documents": documents_bl, "positions": _positions(documents_bl)}
+    return batch | {"examples": examples_b.astype(np.int32)}
 
 
 def _positions(documents_bl: np.ndarray) -> np.ndarray:

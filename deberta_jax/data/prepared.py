@@ -7,7 +7,7 @@ Document numbers count 1, 2, ... along the row; padding has number 0 and stands 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,16 @@ def encode_row(ids_l: np.ndarray, documents_l: np.ndarray, dtype: str) -> bytes:
     return ids_l.astype(_little(dtype)).tobytes() + documents_l.astype(_little("uint16")).tobytes()
 
 
-def decode_row(record: bytes, length: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32 [length], document numbers int32 [length]) of a record."""
+def decode_rows(records: Sequence[bytes], length: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, document numbers), int32 [b, l], of records. Raises Refused for one of another size."""
     ids_bytes = length * np.dtype(dtype).itemsize
-    if len(record) != ids_bytes + 2 * length:
-        raise Refused(f"a record of {len(record)} bytes is no row of {length} {dtype} ids")
-    ids_l = np.frombuffer(record, _little(dtype), length)
-    documents_l = np.frombuffer(record, _little("uint16"), length, ids_bytes)
-    return ids_l.astype(np.int32), documents_l.astype(np.int32)
+    for record in records:
+        if len(record) != ids_bytes + 2 * length:
+            raise Refused(f"a record of {len(record)} bytes is no row of {length} {dtype} ids")
+    bytes_bn = np.frombuffer(b"".join(records), np.uint8).reshape(len(records), ids_bytes + 2 * length)
+    ids_bl = bytes_bn[:, :ids_bytes].view(_little(dtype))
+    documents_bl = bytes_bn[:, ids_bytes:].view(_little("uint16"))
+    return ids_bl.astype(np.int32), documents_bl.astype(np.int32)
 
 
 def _little(dtype: str) -> np.dtype:
