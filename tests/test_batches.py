@@ -12,10 +12,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from deberta_jax.config import DataConfig, MaskConfig
 from deberta_jax.data.batches import Batch, check_manifests, eval_batches, train_batches
 from deberta_jax.data.masking import Vocabulary, predictions_per_row
-from deberta_jax.data.packing import pack
-from deberta_jax.data.prepared import Manifest, encode_row, read_manifest, write_manifest
+from deberta_jax.data.prepared import Manifest, encode_rows, read_manifest, write_manifest
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import load_tokenizer
+from packed import packed_rows
 
 LENGTH = 16
 ROWS = 53  # of the train split; prime, so that no batch size divides it
@@ -46,8 +46,8 @@ def write_set(path: Path, vocabulary: Vocabulary, *, length: int = LENGTH, **val
     counts = {split: values.pop(split) for split in ("train", "holdout") if split in values}
     path.mkdir(exist_ok=True)
     rng = np.random.default_rng(sum(path.name.encode()))
-    documents = (rng.choice(vocabulary.ordinary_ids, rng.integers(2, length - 6)) for _ in range(10_000))
-    rows = pack(documents, length, 1, 2, vocabulary.pad_id)
+    documents = (rng.choice(vocabulary.ordinary_ids, rng.integers(2, length - 6)) for _ in range(200))
+    rows = iter(packed_rows(documents, length, 1, 2, vocabulary.pad_id))
     splits = {split: write_split(path, split, rows, count) for split, count in counts.items()}
     tokenizer = {"fingerprint": "f", "size": vocabulary.size, "files": ["tokenizer/spm.model"]}
     manifest = {"length": length, "id_dtype": "uint16", "tokenizer": tokenizer, "splits": splits, "source": {}}
@@ -61,7 +61,8 @@ def write_split(path: Path, split: str, rows: Iterable, count: int) -> dict:
         file = f"{split}-{number:05d}.array_record"
         writer = ArrayRecordWriter(str(path / file), "group_size:1")
         for _ in part:
-            writer.write(encode_row(*next(rows), "uint16"))
+            ids_l, documents_l = next(rows)
+            writer.write(next(encode_rows(ids_l[None], documents_l[None], "uint16")))
         writer.close()
         shards.append({"file": file, "rows": len(part), "sha256": "", "bytes": (path / file).stat().st_size})
     return {"rows": count, "tokens": 0, "documents": 0, "shards": shards}

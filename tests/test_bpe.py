@@ -64,7 +64,9 @@ def test_ids_equal_the_librarys_without_special_tokens(tokenizer, library, docum
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     for text in (*documents[:20], *STRANGE):
         assert tokenizer.ids(text) == library.encode(text).ids
+        assert tokenizer.id_array(text).tolist() == tokenizer.ids(text)
         assert set(tokenizer.ids(text)).isdisjoint(tokenizer.special_ids)
+    assert tokenizer.id_array("").dtype == np.int32
     assert tokenizer.ids_of(STRANGE) == [tokenizer.ids(text) for text in STRANGE]
 
 
@@ -349,7 +351,7 @@ def test_the_largest_id_may_leave_some_free(directory, tmp_path):
 @pytest.mark.parametrize("added", [[], ["<ent>"]])
 def test_a_lone_surrogate_is_no_text(tokenizer, added):
     changed = tokenizer.with_added_tokens(added)
-    calls = (changed.ids, changed.encode, changed.encode_masked)
+    calls = (changed.ids, changed.id_array, changed.encode, changed.encode_masked)
     for call in (*calls, lambda text: changed.ids_of(["ka", text]), lambda text: changed.encode("ka", text)):
         for text in ("a\ud800b", "a\udc80", "x\ud83d [MASK]"):
             with pytest.raises(ValueError, match="text holds a lone surrogate, which is no character: place 1"):

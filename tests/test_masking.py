@@ -18,9 +18,9 @@ from deberta_jax.data.masking import (
     mask_rows,
     predictions_per_row,
 )
-from deberta_jax.data.packing import PackedRow, pack
 from deberta_jax.data.uniform import random_bits, uniform
 from deberta_jax.tokenizers import SentencePieceTokenizer, load_tokenizer
+from packed import PackedRow, packed_rows
 
 LENGTH = 128
 SETTINGS = list(itertools.product(("token", "word"), (1, 3)))
@@ -46,7 +46,7 @@ def vocabulary(tokenizer: SentencePieceTokenizer) -> Vocabulary:
 def rows(tokenizer: SentencePieceTokenizer, documents: list[str]) -> list[PackedRow]:
     """Packed text of the tokenizer's language, with an unknown character inside the first words of each document."""
     texts = [text.replace("a", "a\u4e2d", 4) for text in documents]
-    return list(pack(tokenizer.ids_of(texts), LENGTH, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id))
+    return packed_rows(tokenizer.ids_of(texts), LENGTH, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
 
 
 def masked(row: PackedRow, mask: MaskConfig, vocabulary: Vocabulary, number: int, seed: int = 0) -> dict:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deberta_jax.data.packing import pack, shortest_part
+from deberta_jax.data.packing import ROWS_AT_ONCE, pack, shortest_part
+from packed import packed_rows
 
 PAD, CLS, SEP, FIRST = 0, 1, 2, 10
 
@@ -30,14 +31,14 @@ CASES = [(length, seed) for length in (8, 9, 33, 128, 512) for seed in range(3)]
 @pytest.mark.parametrize(("length", "seed"), CASES)
 def test_rows_hold_every_token_once_and_in_order(length, seed):
     documents = numbered(random_sizes(length, np.random.default_rng(seed)))
-    rows = list(pack(documents, length, CLS, SEP, PAD))
+    rows = packed_rows(documents, length, CLS, SEP, PAD)
     inner = [token for row in rows for part in parts(row) for token in part[1:-1]]
     assert inner == [token for document in documents for token in document]
 
 
 @pytest.mark.parametrize(("length", "seed"), CASES)
 def test_every_part_has_its_own_cls_and_sep_and_padding_is_at_the_end(length, seed):
-    for row in pack(numbered(random_sizes(length, np.random.default_rng(seed))), length, CLS, SEP, PAD):
+    for row in packed_rows(numbered(random_sizes(length, np.random.default_rng(seed))), length, CLS, SEP, PAD):
         assert row.ids_l.shape == row.documents_l.shape == (length,)
         assert row.ids_l.dtype == row.documents_l.dtype == np.int32
         used = int((row.documents_l > 0).sum())
@@ -52,7 +53,7 @@ def test_every_part_has_its_own_cls_and_sep_and_padding_is_at_the_end(length, se
 @pytest.mark.parametrize(("length", "seed"), CASES)
 def test_documents_are_cut_only_at_the_end_of_a_row_and_rows_padded_only_where_a_cut_is_too_short(length, seed):
     sizes = [size for size in random_sizes(length, np.random.default_rng(seed)) if size]
-    rows = list(pack(numbered(sizes), length, CLS, SEP, PAD))
+    rows = packed_rows(numbered(sizes), length, CLS, SEP, PAD)
     left = dict(enumerate(sizes, FIRST))
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         room = int((row.documents_l == 0).sum())
@@ -72,13 +73,21 @@ def test_the_shortest_part_is_a_quarter_row_at_most_32_and_never_empty():
 
 
 def test_a_worked_example():
-    rows = list(pack([[11] * 4, [12] * 20, [], [13]], 12, CLS, SEP, PAD))
+    rows = packed_rows([[11] * 4, [12] * 20, [], [13]], 12, CLS, SEP, PAD)
     assert [row.ids_l.tolist() for row in rows] == [
         [1, 11, 11, 11, 11, 2, 1, 12, 12, 12, 12, 2],
         [1, 12, 12, 12, 12, 12, 12, 12, 12, 12, 12, 2],
         [1, 12, 12, 12, 12, 12, 12, 2, 1, 13, 2, 0],
     ]
     assert rows[2].documents_l.tolist() == [1] * 8 + [2] * 3 + [0]
+
+
+def test_rows_come_many_at_once_and_the_rest_at_the_end():
+    sizes = [6] * 700 + [6 * 5000, 3] + [1] * 5000
+    blocks = list(pack(numbered(sizes), 8, CLS, SEP, PAD))
+    assert [len(rows.ids_bl) >= ROWS_AT_ONCE for rows in blocks] == [True] * (len(blocks) - 1) + [False]
+    assert max(len(rows.ids_bl) for rows in blocks) < ROWS_AT_ONCE + 5000
+    assert sum((rows.ids_bl >= FIRST).sum() for rows in blocks) == sum(sizes)
 
 
 def test_no_documents_are_no_rows():

@@ -10,7 +10,7 @@ import pytest
 from deberta_jax.data.prepared import (
     Manifest,
     decode_rows,
-    encode_row,
+    encode_rows,
     id_dtype,
     read_manifest,
     verify_shards,
@@ -57,7 +57,7 @@ def test_rows_come_back_from_their_records(dtype):
     top = min(np.iinfo(dtype).max, np.iinfo(np.int32).max)
     ids_bl = rng.integers(0, top, (5, 128), endpoint=True).astype(np.int32)
     documents_bl = np.sort(rng.integers(0, 9, (5, 128)), axis=1).astype(np.int32)
-    records = [encode_row(ids_l, documents_l, dtype) for ids_l, documents_l in zip(ids_bl, documents_bl, strict=True)]
+    records = list(encode_rows(ids_bl, documents_bl, dtype))
     assert {len(record) for record in records} == {128 * (np.dtype(dtype).itemsize + 2)}
     decoded = decode_rows(records, 128, dtype)
     for found, expected in zip(decoded, (ids_bl, documents_bl), strict=True):
@@ -66,8 +66,11 @@ def test_rows_come_back_from_their_records(dtype):
 
 
 def test_records_are_little_endian():
-    assert encode_row(np.array([258, 1]), np.array([1, 0]), "uint16") == bytes([2, 1, 1, 0, 1, 0, 0, 0])
-    assert encode_row(np.array([258]), np.array([3]), "uint32") == bytes([2, 1, 0, 0, 3, 0])
+    ids_bl, documents_bl = np.array([[258, 1], [3, 4]]), np.array([[1, 0], [1, 2]])
+    first, second = encode_rows(ids_bl, documents_bl, "uint16")
+    assert first == bytes([2, 1, 1, 0, 1, 0, 0, 0])
+    assert second == bytes([3, 0, 4, 0, 1, 0, 2, 0])
+    assert list(encode_rows(np.array([[258]]), np.array([[3]]), "uint32")) == [bytes([2, 1, 0, 0, 3, 0])]
 
 
 def test_a_record_of_another_length_is_refused():

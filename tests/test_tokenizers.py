@@ -60,6 +60,8 @@ def test_ids_equal_plain_sentencepiece(tokenizer, spm_dir, documents):
     plain = sentencepiece.SentencePieceProcessor(model_file=str(spm_dir / "spm.model"))
     for text in (*documents[:20], *STRANGE):
         assert tokenizer.ids(text) == plain.encode(text)
+        assert tokenizer.id_array(text).tolist() == plain.encode(text)
+    assert tokenizer.id_array("").dtype == tokenizer.id_array("ka").dtype == np.int32
     assert tokenizer.ids_of(documents[:20]) == plain.encode(documents[:20])
 
 

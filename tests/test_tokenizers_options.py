@@ -52,6 +52,7 @@ def test_options_are_done_before_sentencepiece(model, plain):
         assert lower.ids(text) == plain.ids(text.lower())
         chunks = re.findall(r"[^\w\s]|[\w\s]+", text)
         assert punct.ids(text) == [index for chunk in chunks for index in plain.ids(chunk)]
+        assert punct.id_array(text).tolist() == punct.ids(text)
         assert punct.ids_of([text, text]) == [punct.ids(text)] * 2
     assert punct.encode_masked("ka [MASK].")[-3:-1] == plain.ids(".")
     continued = plain.encode_masked("ka [MASK]te")[:-1]
@@ -91,6 +92,7 @@ def test_added_tokens_follow_the_others_and_are_never_split(plain):
     tokenizer = plain.with_added_tokens(["<ent>", "<entity>"]).with_added_tokens(["ka te"])
     assert (plain.size, tokenizer.size, plain.added) == (601, 604, ())
     assert tokenizer.ids("ne <entity><ent> ka te") == [*plain.ids("ne"), 602, 601, 603]
+    assert tokenizer.id_array("ne <ent> ka").tolist() == tokenizer.ids("ne <ent> ka")
     assert tokenizer.ids("ne ka") == plain.ids("ne ka")
     assert [tokenizer.piece(i) for i in range(601, 604)] == ["<ent>", "<entity>", "ka te"]
     assert set(tokenizer.ordinary_ids) == set(plain.ordinary_ids) | {601, 602, 603}
@@ -256,7 +258,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(model, tmp_path, name, ki
 @pytest.mark.parametrize("options", [{}, {"do_lower_case": True, "split_by_punct": True}, {"added": ["<ent>"]}])
 def test_a_lone_surrogate_is_no_text(model, options):
     tokenizer = SentencePieceTokenizer(model, **options)
-    calls = (tokenizer.ids, tokenizer.encode, tokenizer.encode_masked)
+    calls = (tokenizer.ids, tokenizer.id_array, tokenizer.encode, tokenizer.encode_masked)
     for call in (*calls, lambda text: tokenizer.ids_of(["ka", text]), lambda text: tokenizer.encode("ka", text)):
         for text in ("a\ud800b", "a\udc80", "x\ud83d [MASK]"):
             with pytest.raises(ValueError, match="text holds a lone surrogate, which is no character: place 1"):

@@ -7,7 +7,7 @@ Document numbers count 1, 2, ... along the row; padding has number 0 and stands 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,12 @@ def id_dtype(size: int) -> str:
     return "uint16" if size <= 1 << 16 else "uint32"
 
 
-def encode_row(ids_l: np.ndarray, documents_l: np.ndarray, dtype: str) -> bytes:
-    """Record of a row."""
-    return ids_l.astype(_little(dtype)).tobytes() + documents_l.astype(_little("uint16")).tobytes()
+def encode_rows(ids_bl: np.ndarray, documents_bl: np.ndarray, dtype: str) -> Iterator[bytes]:
+    """Records of rows."""
+    parts = ids_bl.astype(_little(dtype)), documents_bl.astype(_little("uint16"))
+    bytes_bn = np.concatenate([part.view(np.uint8) for part in parts], axis=1)
+    data, size = bytes_bn.tobytes(), bytes_bn.shape[1]
+    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def decode_rows(records: Sequence[bytes], length: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from deberta_jax.data.documents import Document
 from deberta_jax.data.packing import pack
-from deberta_jax.data.prepared import SPLITS, canonical_json, encode_row, id_dtype, sha256_of, write_text
+from deberta_jax.data.prepared import SPLITS, canonical_json, encode_rows, id_dtype, sha256_of, write_text
 from deberta_jax.tokenizers import Tokenizer
 
 SIDECAR_DIRECTORY = "units"
@@ -60,11 +60,12 @@ def units(documents: Iterable[Document], unit_chars: int) -> Iterator[Unit]:
 
 def _unit(number: int, documents: list[Document]) -> Unit:
     digest, size = hashlib.sha256(), 0
-    for document in documents:
-        for part in document:
-            data = part.encode()
-            digest.update(len(data).to_bytes(8, "little") + data)
-        size += len(document.text.encode())
+    for text, key in documents:
+        data = text.encode()
+        size += len(data)
+        for part in (data, data if key is text else key.encode()):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
     return Unit(number, documents, digest.hexdigest(), size)
 
 
@@ -97,11 +98,12 @@ def _write_split(
     file = output / SHARD_PATTERN.format(split=split, number=number)
     temporary = file.with_name(file.name + ".tmp")
     writer = ArrayRecordWriter(str(temporary), "group_size:1")  # one row a group: any row can be read by itself
-    ids_of_texts = map(tokenizer.ids, texts)
-    for row in pack(ids_of_texts, settings.length, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
-        writer.write(encode_row(row.ids_l, row.documents_l, id_dtype(tokenizer.size)))
-        np.add.at(counts, row.ids_l[row.documents_l > 0], 1)
-        rows += 1
+    documents = map(tokenizer.id_array, texts)
+    for packed in pack(documents, settings.length, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
+        for record in encode_rows(*packed, id_dtype(tokenizer.size)):
+            writer.write(record)
+        counts += np.bincount(packed.ids_bl[packed.documents_bl > 0], minlength=tokenizer.size)
+        rows += len(packed.ids_bl)
     writer.close()
     found = np.flatnonzero(counts)
     numbers = {

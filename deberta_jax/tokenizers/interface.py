@@ -68,7 +68,7 @@ class Tokenizer(abc.ABC):
     beside them, b"" without one; `options` what tokenizer_config.json may switch on; `added` the added tokens.
     `fingerprint` is the sha256 of all that decides about ids (of the model file alone when nothing was added).
 
-    `ids`, `ids_of`, `encode` and `encode_masked` raise ValueError for a text that holds a lone surrogate.
+    `ids`, `id_array`, `ids_of`, `encode` and `encode_masked` raise ValueError for a text that holds a lone surrogate.
     """
 
     def __init__(
@@ -117,6 +117,10 @@ class Tokenizer(abc.ABC):
     def ids(self, text: str) -> list[int]:
         """Ids of the text, no special tokens. Text that spells a special token stays text."""
         return self._ids(text, continues=False)
+
+    def id_array(self, text: str) -> np.ndarray:
+        """`ids` as int32 [n]."""
+        return np.array(self.ids(text), np.int32)
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """`ids` of each text, on one thread."""

@@ -88,6 +88,13 @@ class SentencePieceTokenizer(Tokenizer):
         model = self.files[MODEL_FILE]
         return SentencePieceTokenizer(model, self.settings, **self.options, added=(*self.added, *tokens))
 
+    def id_array(self, text: str) -> np.ndarray:
+        """`ids` as int32 [n]; where nothing is done to the text before, no number of it becomes a Python object."""
+        if self.added or any(self.options.values()):
+            return super().id_array(text)
+        check_unicode(text)
+        return self._processor.encode(text, return_type="numpy")
+
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """`ids` of each text, in one call on one thread where nothing is done to a text before."""
         if self.added or any(self.options.values()):
