@@ -12,11 +12,9 @@ import dataclasses
 import itertools
 import json
 import logging
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import report
 from configs import base
 from deberta_jax import config as configs
 from deberta_jax import errors
@@ -210,17 +209,8 @@ def masked_labels(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 def setting() -> dict[str, Any]:
     """What a reader needs to repeat this."""
-    packages = ("jax", "flax", "optax", "numpy", "torch", "transformers")
-    return {
-        "command": "python -m benchmarks.training_parity",
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "steps": STEPS,
-        "rows": ROWS,
-        "length": LENGTH,
-        "optimizer": OPTIMIZER | {"clip_norm": "inf"},
-    }
+    own = {"steps": STEPS, "rows": ROWS, "length": LENGTH, "optimizer": OPTIMIZER | {"clip_norm": "inf"}}
+    return report.setting() | own
 
 
 def draw(traces: dict[str, dict[str, list[float]]]) -> Figure:

@@ -161,9 +161,9 @@ def _spans(units: _Units, quota_b: np.ndarray, max_ngram: int, numbers_b: np.nda
     """
     line, starts_b = _line(units, margin=max_ngram - 1)
     draws = 2 * quota_b.max()  # cover 1 - exp(-3.3 rate) of a row at max_ngram 3, more than any rate in use
-    share_n = np.cumsum(1 / np.arange(1, max_ngram + 1))
+    weight_n = np.cumsum(1 / np.arange(1, max_ngram + 1))
     length_bs = 1 + np.searchsorted(
-        share_n[:-1] / share_n[-1], uniform(seed, numbers_b, SPAN_LENGTH, draws), side="right"
+        weight_n[:-1] / weight_n[-1], uniform(seed, numbers_b, SPAN_LENGTH, draws), side="right"
     )
     length_bs[np.arange(draws) >= 2 * quota_b[:, None]] = 0
     start_bs = (uniform(seed, numbers_b, SPAN_START, draws) * starts_b[:, None]).astype(np.int64)
