@@ -308,11 +308,13 @@ def test_a_row_is_masked_the_same_in_any_batch(unit, max_ngram, rows, tokenizer,
             assert_same(result, masked(row, mask, vocabulary, number))
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.15, 0.4])
+@pytest.mark.parametrize("rate", [0.05, 0.15, 0.4, 0.95])  # at the last the spans do not reach
 @pytest.mark.parametrize(("unit", "max_ngram"), [*SETTINGS, ("token", 2), ("word", 8)])
 def test_a_batch_is_masked_as_its_rows_are_one_token_at_a_time(unit, max_ngram, rate, rows, vocabulary):
     mask = config(unit, max_ngram, rate=rate)
-    some = [*rows[::7], rows[-1], plain_row(LENGTH, vocabulary)]
+    short = plain_row(LENGTH, vocabulary)
+    short.documents_l[LENGTH // 2 :] = 0
+    some = [*rows[::7], rows[-1], plain_row(LENGTH, vocabulary), short]
     results = masked_all(some, mask, vocabulary, range(len(some)))
     for number, (row, result) in enumerate(zip(some, results, strict=True)):
         expected = slow_positions(row, number, mask, vocabulary)
