@@ -1,6 +1,6 @@
 """How fast rows are prepared, read and masked.
 
-python -m benchmarks.input [--input='text/*.txt'] [--vocab_size=8000] [--megabytes=200] [--processes=2] [--json=FILE]
+python -m benchmarks.input [--input='text/*.txt'] [--vocab_size=8000] [--megabytes=400] [--processes=2] [--json=FILE]
 
 The text (of --input, or the documentation strings of the standard library) gives a tokenizer and is repeated to so many
 megabytes. `deberta_jax.tools.prepare` packs it, by its own clock from the start of its processes to the manifest; bare
@@ -35,7 +35,7 @@ from deberta_jax.tools import train_tokenizer
 LENGTHS = (128, 512)
 BATCH = 256
 THREADS = (1, 2, 4, 8)
-SECONDS = 0.5  # of reading batches in a round
+SECONDS = 0.4  # of reading batches in a round
 
 
 class Stream(NamedTuple):
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     parser = Arguments(prog="python -m benchmarks.input", description=__doc__)
     parser.add_argument("--input", default="builtin", help="glob of text files, or builtin")
     parser.add_argument("--vocab_size", default=8000, type=whole_number)
-    parser.add_argument("--megabytes", default=200, type=whole_number, help="of text that is prepared")
+    parser.add_argument("--megabytes", default=400, type=whole_number, help="of text that is prepared")
     parser.add_argument("--processes", default=2, type=whole_number, help="of prepare and of bare sentencepiece")
     parser.add_argument("--rounds", default=3, type=whole_number)
     parser.add_argument("--json", type=Path)

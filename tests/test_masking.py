@@ -161,10 +161,13 @@ def test_padding_is_known_by_its_document_even_where_its_id_is_a_word(vocabulary
         assert chosen(masked(row, config(rate=0.3), vocabulary, draw)).max() < LENGTH // 2
 
 
-def test_random_replacements_are_ordinary_and_uniform(rows, tokenizer, vocabulary):
-    mask = config(mask_share=0.0, random_share=1.0, rate=0.5)
+@pytest.mark.parametrize("shares", [(0.0, 1.0), (0.5, 0.25)])
+def test_random_replacements_are_ordinary_and_uniform(shares, rows, tokenizer, vocabulary):
+    mask = config(mask_share=shares[0], random_share=shares[1], rate=0.5)
     new = masked_all(rows * 5, mask, vocabulary, range(5 * len(rows)))
-    drawn = np.concatenate([r["input_ids"][chosen(r)] for r in new])
+    now = np.concatenate([r["input_ids"][chosen(r)] for r in new])
+    was = np.concatenate([r["labels"][r["weights"] > 0] for r in new])
+    drawn = now if shares[1] == 1 else now[(now != was) & (now != vocabulary.mask_id)]
     count_v = np.bincount(drawn, minlength=tokenizer.size)
     assert not count_v[list(tokenizer.special_ids)].any()
     count_v = count_v[tokenizer.ordinary_ids]
@@ -373,7 +376,8 @@ def slow_units(row: PackedRow, mask: MaskConfig, vocabulary: Vocabulary) -> list
     return runs
 
 
-def test_the_given_row_is_left_as_it_was(rows, vocabulary):
-    before = rows[0].ids_l.copy()
-    masked(rows[0], config(), vocabulary, 0)
-    np.testing.assert_array_equal(rows[0].ids_l, before)
+def test_the_given_rows_are_left_as_they_were(rows, vocabulary):
+    ids_bl, documents_bl = map(np.stack, zip(*rows, strict=True))
+    before = ids_bl.copy(), documents_bl.copy()
+    mask_rows(ids_bl, documents_bl, np.arange(len(rows)), seed=0, mask=config(), vocabulary=vocabulary)
+    np.testing.assert_array_equal((ids_bl, documents_bl), before)
