@@ -90,6 +90,7 @@ def test_rows_can_be_read_one_by_one(corpus, tokenizer, settings, output):
     write_unit(next(units(corpus, 40_000)), tokenizer, settings, output)
     reader = ArrayRecordReader(str(output / "train-00000.array_record"))
     assert "group_size:1," in reader.writer_options_string()
+    assert "uncompressed" in reader.writer_options_string()
     assert reader.read([5, 2]) == [reader.read_all()[5], reader.read_all()[2]]
 
 
@@ -103,13 +104,17 @@ def test_an_empty_split_has_no_shard(corpus, tokenizer, output):
         assert not (output / f"{absent}-00000.array_record").exists()
 
 
-def test_a_unit_is_done_only_with_its_text_settings_and_whole_shards(corpus, tokenizer, settings, output):
+def test_a_unit_is_done_only_with_its_text_settings_and_whole_shards(corpus, tokenizer, settings, output, monkeypatch):
     unit, other = list(units(corpus, 40_000))[:2]
     assert not is_done(unit, settings, output)
     write_unit(unit, tokenizer, settings, output)
     assert is_done(unit, settings, output)
     assert not is_done(other._replace(number=0), settings, output)
     assert not is_done(unit, UnitSettings(tokenizer.fingerprint, 128, 0.1), output)
+    with monkeypatch.context() as patch:
+        patch.setattr("deberta_jax.data.units.WRITER_OPTIONS", "group_size:1")
+        assert not is_done(unit, settings, output)
+    assert is_done(unit, settings, output)
     shard = output / "train-00000.array_record"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
