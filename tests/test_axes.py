@@ -103,6 +103,15 @@ def test_a_batch_that_nothing_splits_has_one_part():
     assert axes.batch_sharding(rules, mesh).shard_shape((16, 5)) == (16, 5)
 
 
+def test_the_parts_in_force_are_those_of_the_mesh_that_is_set():
+    assert axes.batch_devices_in_force() == 1
+    with nn.logical_axis_rules(meshes.fsdp_tp):
+        assert axes.batch_devices_in_force() == 1
+        with jax.set_mesh(mesh_of(2, 2, 2)):
+            assert axes.batch_devices_in_force() == 4
+            assert jax.eval_shape(lambda: jnp.zeros(axes.batch_devices_in_force())).shape == (4,)
+
+
 @pytest.fixture(scope="module")
 def boxed():
     return jax.eval_shape(OBJECTIVES["mlm"](tiny_config(), LEXICON).init, jax.random.key(0))

@@ -8,6 +8,7 @@ import pytest
 import slow_deberta
 from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.ops.vocabulary_loss import logits_of
 
 BERT = {"pos_att_type": (), "position_biased_input": True, "decoder": "none"}
 
@@ -93,7 +94,7 @@ def test_without_a_decoder_the_head_reads_the_output_of_the_last_layer():
     def through_the_encoder(module):
         inputs = (batch["input_ids"], batch["documents"], batch["positions"])
         output = module.encoder(*inputs, deterministic=True)
-        return module.head(output, module.encoder.embeddings.word)
+        return logits_of(module.head(output, module.encoder.embeddings.word))
 
     every = jax.jit(functools.partial(model.apply, method=through_the_encoder), compiler_options=COMPILE_FAST)(
         {"params": params}

@@ -442,7 +442,7 @@ def masked_lm(model):
 
     return Scored(
         apply,
-        mlm.prediction_sums,
+        mlm.logit_sums,
         compared=lambda outputs, batch: [(outputs, batch["weights"])],
         regression=False,
         perturbed=lambda batch: (batch["rows"], batch["documents"] > 0),
@@ -460,7 +460,7 @@ def test_a_masked_language_model_trains_as_without_it_at_weight_zero_and_differe
         compiled = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=COMPILE_FAST)
         return jax.device_get(compiled(params, batch, KEY, weights))
 
-    plain = gradient(objective.parts[0].loss)
+    plain = gradient(plain_loss(scored, "mlm"))
     none = gradient(sift(scored, dataclasses.replace(REALISTIC, weight=0.0), "mlm", 32))
     jax.tree.map(np.testing.assert_array_equal, none, plain)
     (loss, (sums, _)), gradients = gradient(sift(scored, REALISTIC, "mlm", 32))

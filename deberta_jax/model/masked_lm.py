@@ -13,6 +13,7 @@ from deberta_jax.model.layers import dense, layer_norm
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.attention.chosen import select
 from deberta_jax.ops.dropout import Noise
+from deberta_jax.ops.vocabulary_loss import LogitFactors, logits_of
 
 DECODER_PASSES = 2  # a constant of the released code: its last layer, applied twice
 SITE_PASS = 8  # noise of the decoder's passes; follows the sites within a layer
@@ -30,17 +31,15 @@ class MaskedLMHead(nn.Module):
         self.norm = layer_norm(cfg)
         self.bias = self.param("bias", named(nn.initializers.zeros, "vocab"), (cfg.vocab_rows,))
 
-    def __call__(self, x_bpe: jax.Array, word_ve: jax.Array) -> jax.Array:
-        """float32 logits [b, p, v]; rows of the table that are no token can never be produced."""
+    def __call__(self, x_bpe: jax.Array, word_ve: jax.Array) -> LogitFactors:
+        """What logits [b, p, v] are the product of; rows of the table that are no token can never be produced."""
         cfg = self.cfg
         # Placed by name: left open, the partitioner of jaxlib 0.10.2 paired rows with those of another device in the
         # gradient when a batch had as many rows as the mesh devices (2 x 2 x 2), without a word.
         x_bpe = constrain(self.dense(x_bpe), "batch", "prediction", "embed")
         x_bpe = constrain(self.norm(ACTIVATIONS[cfg.activation](x_bpe)), "batch", "prediction", "embed")
-        logits_bpv = jnp.einsum("bpe,ve->bpv", x_bpe, word_ve.astype(cfg.dtype), preferred_element_type=jnp.float32)
         # Added, not selected: one pass less over the largest array of the step.
-        bias_v = jnp.where(jnp.arange(cfg.vocab_rows) < cfg.vocab_size, self.bias, NEVER)
-        return constrain(logits_bpv + bias_v[None, None], "batch", "prediction", "vocab")
+        return LogitFactors(x_bpe, word_ve, jnp.where(jnp.arange(cfg.vocab_rows) < cfg.vocab_size, self.bias, NEVER))
 
 
 class MaskedLM(nn.Module):
@@ -54,10 +53,14 @@ class MaskedLM(nn.Module):
         self.head = MaskedLMHead(self.cfg)
 
     def __call__(self, *inputs: jax.Array, **options: Any) -> jax.Array:
-        """float32 logits [b, p, vocab_size] at `masked_positions`, or everywhere; arguments as `table_logits`."""
+        """float32 logits [b, p, vocab_size] at `masked_positions`, or everywhere; arguments as `logit_factors`."""
         return self.table_logits(*inputs, **options)[..., : self.cfg.vocab_size]
 
-    def table_logits(
+    def table_logits(self, *inputs: jax.Array, **options: Any) -> jax.Array:
+        """float32 logits [b, p, v], where v counts the table's unused rows too; arguments as `logit_factors`."""
+        return constrain(logits_of(self.logit_factors(*inputs, **options)), "batch", "prediction", "vocab")
+
+    def logit_factors(
         self,
         input_ids: jax.Array,
         attention_mask: jax.Array,
@@ -67,8 +70,8 @@ class MaskedLM(nn.Module):
         deterministic: bool,
         masked_positions: jax.Array | None = None,
         rows: jax.Array | None = None,
-    ) -> jax.Array:
-        """Logits [b, p, v] at `masked_positions` [b, p], or [b, l, v]; v counts the table's unused rows too.
+    ) -> LogitFactors:
+        """Those of logits [b, p, v] at `masked_positions` [b, p], or of [b, l, v].
 
         Only those positions are decoded: in both passes keys and values come from the same hidden states, so a query's
         result does not depend on the other queries. The last layer is not run on its own: its output is never used.

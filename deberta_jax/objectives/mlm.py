@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax.config import Config
+from deberta_jax.dist.axes import batch_devices_in_force, constrain
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.objectives.base import WHOLE, Batch, Lexicon, Objective, Part
 from deberta_jax.objectives.models import init_of
-from deberta_jax.objectives.scored import Scored, plain_loss
+from deberta_jax.objectives.scored import Scored
 from deberta_jax.objectives.sift import sift
 from deberta_jax.objectives.sums import Sums, perplexity, ratios
 from deberta_jax.ops.cross_entropy import cross_entropy
+from deberta_jax.ops.vocabulary_loss import Chunking, LogitFactors, vocabulary_loss
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 BEST = 10  # candidates of each masked position
@@ -42,10 +44,23 @@ def prediction_weight(batch: Batch) -> jax.Array:
     return jnp.maximum(batch["weights"].sum(), 1)
 
 
+def logit_factors(
+    model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None, variables: Mapping[str, Any] = NOTHING
+) -> LogitFactors:
+    """Those of the logits [b, p, v] at the masked positions; deterministic without a key."""
+    return _apply("logit_factors", model, params, batch, key, variables)
+
+
 def table_logits(
     model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None, variables: Mapping[str, Any] = NOTHING
 ) -> jax.Array:
     """Logits [b, p, v] at the masked positions, over all rows of the word table; deterministic without a key."""
+    return _apply("table_logits", model, params, batch, key, variables)
+
+
+def _apply(
+    method: str, model: MaskedLM, params: Any, batch: Batch, key: jax.Array | None, variables: Mapping[str, Any]
+) -> Any:
     return model.apply(
         {"params": params, **variables},
         batch["input_ids"],
@@ -55,16 +70,30 @@ def table_logits(
         masked_positions=batch["masked_positions"],
         rows=batch["rows"],
         rngs=None if key is None else {"dropout": key},
-        method="table_logits",
+        method=method,
     )
 
 
-def prediction_sums(logits_bpv: jax.Array, batch: Batch) -> Sums:
-    """loss and accuracy of the predictions."""
-    weight_bp = batch["weights"]
-    count = weight_bp.sum()
+def prediction_sums(factors: LogitFactors, batch: Batch) -> Sums:
+    """loss and accuracy of the predictions, a chunk of logits at a time."""
+    return named_sums(*vocabulary_loss(factors, batch["labels"], batch["weights"], chunking()), batch)
+
+
+def chunking() -> Chunking:
+    """How the predictions of a batch are taken in turn under the mesh in force."""
+    return Chunking(parts=batch_devices_in_force(), place=constrain)
+
+
+def named_sums(loss: jax.Array, hits: jax.Array, batch: Batch) -> Sums:
+    """loss and accuracy of the predictions, from their weighted sums."""
+    count = batch["weights"].sum()
+    return {"loss": (loss, count), "accuracy": (hits, count)}
+
+
+def logit_sums(logits_bpv: jax.Array, batch: Batch) -> Sums:
+    """As `prediction_sums`, of all logits at once: what SiFT has to compare."""
     nll_bp, right_bp = cross_entropy(logits_bpv, batch["labels"])
-    return {"loss": ((nll_bp * weight_bp).sum(), count), "accuracy": ((right_bp * weight_bp).sum(), count)}
+    return named_sums((nll_bp * batch["weights"]).sum(), (right_bp * batch["weights"]).sum(), batch)
 
 
 def baseline_sums(batch: Batch, top_id: int) -> Sums:
@@ -81,20 +110,27 @@ def predict(model: MaskedLM, params, batch: Batch, best: int) -> tuple[jax.Array
 
 
 def _loss(model: MaskedLM, config: Config) -> Callable:
+    if config.sift is None:
+        return functools.partial(_plain_loss, model)
     scored = Scored(
         apply=functools.partial(table_logits, model),
-        sums=prediction_sums,
+        sums=logit_sums,
         compared=lambda logits_bpv, batch: [(logits_bpv, batch["weights"])],
         regression=False,
         perturbed=lambda batch: (batch["rows"], batch["documents"] > 0),
     )
-    if config.sift is None:
-        return plain_loss(scored, "mlm")
     return sift(scored, config.sift, "mlm", config.model.hidden_size)
 
 
+def _plain_loss(
+    model: MaskedLM, params: Any, batch: Batch, key: jax.Array, weights: Mapping[str, jax.Array]
+) -> tuple[jax.Array, tuple[Sums, Batch]]:
+    sums = prediction_sums(logit_factors(model, params, batch, key), batch)
+    return sums["loss"][0] / weights["mlm"], (sums, {})
+
+
 def _evaluate(model: MaskedLM, top_id: int, params, batch: Batch) -> Sums:
-    return prediction_sums(table_logits(model, params, batch, None), batch) | baseline_sums(batch, top_id)
+    return prediction_sums(logit_factors(model, params, batch, None), batch) | baseline_sums(batch, top_id)
 
 
 def _summary(sums: Sums) -> dict[str, float]:

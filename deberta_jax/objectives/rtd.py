@@ -25,6 +25,7 @@ from deberta_jax.objectives.sums import Sums, perplexity, ratios
 from deberta_jax.ops.cross_entropy import binary_cross_entropy
 from deberta_jax.ops.replacement import replaced
 from deberta_jax.ops.sampling import sample
+from deberta_jax.ops.vocabulary_loss import LogitFactors, vocabulary_loss_and_picks
 
 PREDICTING, DRAWING, JUDGING = 0, 1, 2  # what the randomness of a step is for
 
@@ -91,9 +92,8 @@ def generator_loss(
     pair: Pair, params: Any, batch: Batch, key: jax.Array, weights: dict
 ) -> tuple[jax.Array, tuple[Sums, Batch]]:
     """(mean cross-entropy at the masked positions, (sums, {"drawn": the ids put there [b, p]}))."""
-    logits_bpv = mlm.table_logits(pair.generator, params[GENERATOR], batch, jax.random.fold_in(key, PREDICTING))
-    sums = _of(GENERATOR, mlm.prediction_sums(logits_bpv, batch))
-    drawn_bp = _draw(pair, logits_bpv, jax.random.fold_in(key, DRAWING), batch["rows"])
+    factors = mlm.logit_factors(pair.generator, params[GENERATOR], batch, jax.random.fold_in(key, PREDICTING))
+    sums, drawn_bp = _predicted(pair, factors, batch, jax.random.fold_in(key, DRAWING), batch["rows"])
     return sums["generator/loss"][0] / weights["mlm"], (sums, {"drawn": drawn_bp})
 
 
@@ -130,11 +130,23 @@ def _weights(batch: Batch) -> dict[str, jax.Array]:
     return {"mlm": mlm.prediction_weight(batch), "rtd": jnp.maximum(real, 1)}
 
 
-def _draw(pair: Pair, logits_bpv: jax.Array, key: jax.Array, row_b: jax.Array) -> jax.Array:
-    """Ids [b, p]; what a row draws depends on the key and its number in `row_b`, not on the rows beside it."""
-    shape = (logits_bpv.shape[1], 2)
+def _predicted(
+    pair: Pair, factors: LogitFactors, batch: Batch, key: jax.Array, row_b: jax.Array
+) -> tuple[Sums, jax.Array]:
+    """(the generator's sums, an id drawn for each prediction [b, p]).
+
+    What a row draws depends on the key and its number in `row_b`, not on the rows beside it.
+    """
+    shape = (factors.x_bpe.shape[1], 2)
     draw_bp2 = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(row_b)
-    return sample(jax.lax.stop_gradient(logits_bpv), pair.drawn_v, pair.temperature, draw_bp2)
+    pick = functools.partial(_drawn, pair)
+    targets = batch["labels"], batch["weights"]
+    loss, hits, drawn_bp = vocabulary_loss_and_picks(factors, *targets, mlm.chunking(), pick, draw_bp2)
+    return _of(GENERATOR, mlm.named_sums(loss, hits, batch)), drawn_bp
+
+
+def _drawn(pair: Pair, logits_bpv: jax.Array, draw_bp2: jax.Array) -> jax.Array:
+    return sample(logits_bpv, pair.drawn_v, pair.temperature, draw_bp2)
 
 
 def _judgement(pair: Pair, params: Any, batch: Batch, key: jax.Array | None) -> Sums:
@@ -174,10 +186,10 @@ def judgement_sums(logit_bl: jax.Array, is_replaced_bl: jax.Array, real_bl: jax.
 
 def _evaluate(pair: Pair, params, batch: Batch) -> Sums:
     """A row is filled the same way in every evaluation of the same generator, whatever batch it is in."""
-    logits_bpv = mlm.table_logits(pair.generator, params[GENERATOR], batch, None)
-    drawn_bp = _draw(pair, logits_bpv, jax.random.key(pair.seed), batch["examples"])
-    predicted = mlm.prediction_sums(logits_bpv, batch) | mlm.baseline_sums(batch, pair.top_id)
-    return _of(GENERATOR, predicted) | _judgement(pair, params, batch | {"drawn": drawn_bp}, None)
+    factors = mlm.logit_factors(pair.generator, params[GENERATOR], batch, None)
+    predicted, drawn_bp = _predicted(pair, factors, batch, jax.random.key(pair.seed), batch["examples"])
+    predicted |= _of(GENERATOR, mlm.baseline_sums(batch, pair.top_id))
+    return predicted | _judgement(pair, params, batch | {"drawn": drawn_bp}, None)
 
 
 def _predict(pair: Pair, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
