@@ -135,7 +135,7 @@ def our_losses(directory: Path, batches: list, head: str) -> Iterator[float]:
     """Losses of the package's training step."""
     model, params, _ = load_with_report(directory, head)
     config = dataclasses.replace(run_config({}), model=model.cfg)
-    nothing_special = Lexicon(top_id=0, size=model.cfg.vocab_size, special_ids=())
+    nothing_special = Lexicon(top_id=0, size=model.cfg.vocab_size, special_ids=(), mask_id=model.cfg.vocab_size - 1)
     objective = OBJECTIVES["mlm"](config, nothing_special) if head == "mlm" else classification(model)
     optimizer = Optimizer(make_optimizer(config.optimizer), make_schedule(config.optimizer, STEPS))
     step = jax.jit(make_train_step(objective, {WHOLE: optimizer}, seed=0, micro_batches=1))

@@ -18,7 +18,7 @@ from deberta_jax.objectives import Lexicon
 # in the newer code generator.
 COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 VOCABULARY = 100  # not a multiple of 128: the word table has 28 rows that are no token
-LEXICON = Lexicon(top_id=7, size=VOCABULARY, special_ids=(0, 1, 2, 3, 4))
+LEXICON = Lexicon(top_id=7, size=VOCABULARY, special_ids=(0, 1, 2, 3, 4), mask_id=4)
 
 
 def tiny_config(**changes: Any) -> Config:

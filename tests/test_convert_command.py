@@ -229,7 +229,7 @@ def test_an_exported_pair_starts_the_pair_that_it_was(pairs, prepared, tmp_path)
     config = pair_config(prepared, "gdes")
     rtd = dataclasses.replace(config.rtd, generator_init_from=str(tmp_path / "generator"))
     config = dataclasses.replace(config, init_from=str(tmp_path / "discriminator"), rtd=rtd)
-    new = build_run(config, Lexicon(top_id=7, size=config.model.vocab_size, special_ids=(0, 1, 2, 3)))
+    new = build_run(config, Lexicon(top_id=7, size=config.model.vocab_size, special_ids=(0, 1, 2, 3), mask_id=4))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), new.abstract)
     new = dataclasses.replace(new, fresh=lambda: zeros)  # making a real one compiles
     state = starting_state(new, tmp_path / "run", session.meta_of(config, [read_manifest(prepared)]))

@@ -93,3 +93,9 @@ def test_training_drops_out_and_divides_by_the_weights_it_is_given():
 def test_a_batch_without_predictions_weighs_one_rather_than_nothing():
     batch = packed_batch()
     assert OBJECTIVE.weights(batch | {"weights": np.zeros_like(batch["weights"])}) == {"mlm": 1}
+
+
+def test_the_mask_tokens_row_is_looked_up_by_itself():
+    batch = packed_batch()
+    program = jax.make_jaxpr(OBJECTIVE.parts[0].loss)(params(), batch, jax.random.key(0), OBJECTIVE.weights(batch))
+    assert str(program).count("name=lookup") == 1

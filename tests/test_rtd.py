@@ -95,7 +95,9 @@ def test_draws_follow_the_key_and_the_rows_number():
 
 
 CALM = tiny_pair_config(model={"hidden_dropout": 0.0, "attention_dropout": 0.0})
-SHORT_LEXICON = Lexicon(top_id=7, size=90, special_ids=LEXICON.special_ids)  # the table has 100 ids, and 28 rows more
+SHORT_LEXICON = Lexicon(
+    top_id=7, size=90, special_ids=LEXICON.special_ids, mask_id=4
+)  # the table has 100 ids, and 28 rows more
 without_dropout = jax.jit(OBJECTIVES["rtd"](CALM, SHORT_LEXICON).parts[0].loss, compiler_options=COMPILE_FAST)
 
 

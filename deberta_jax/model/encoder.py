@@ -15,6 +15,7 @@ from deberta_jax.model.layers import dense, layer_norm, weight_init
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.convolution import convolve
 from deberta_jax.ops.dropout import Noise, drop_rows, dropout
+from deberta_jax.ops.lookup import lookup
 from deberta_jax.ops.perturbation import perturbed
 
 SITE_MLP, SITE_ATTENTION_PATH, SITE_MLP_PATH = 3, 4, 5  # follow the attention's sites
@@ -28,6 +29,7 @@ class Embeddings(nn.Module):
     """Word vectors (with token types, and positions if the input is biased by them) to the stack's input."""
 
     cfg: ModelConfig
+    frequent_id: int | None = None  # that stands at many places, as [MASK] does: its gradient is summed by itself
 
     def setup(self):
         cfg = self.cfg
@@ -53,7 +55,7 @@ class Embeddings(nn.Module):
     ) -> jax.Array:
         """[b, l, e]: normalised, zero at padding, then dropped out. Without `type_bl` every token is of type 0."""
         cfg = self.cfg
-        x_ble = jnp.take(self.word, id_bl, axis=0)
+        x_ble = self._words(id_bl)
         if cfg.position_biased_input:
             x_ble += jnp.take(self.position, position_bl, axis=0)
         if cfg.type_vocab_size:
@@ -63,6 +65,11 @@ class Embeddings(nn.Module):
             x_ble = perturbed(x_ble, self.get_variable(PERTURBATION, "words"), cfg.layer_norm_eps)
         x_ble = self.norm(x_ble) * real_bl[..., None].astype(cfg.dtype)
         return constrain(dropout(x_ble, cfg.hidden_dropout, noise), "batch", "length", "embed")
+
+    def _words(self, id_bl: jax.Array) -> jax.Array:
+        if self.frequent_id is None:
+            return jnp.take(self.word, id_bl, axis=0)
+        return lookup(self.word, id_bl, self.frequent_id)
 
     def positions(self, position_bp: jax.Array) -> jax.Array:
         """Absolute position vectors [b, p, e], not normalised (what the released decoder adds to its queries).
@@ -155,10 +162,11 @@ class Encoder(nn.Module):
 
     cfg: ModelConfig
     origin: str = ""  # directory its weights were loaded from, which `save_pretrained` takes names and labels from
+    frequent_id: int | None = None  # see Embeddings
 
     def setup(self):
         cfg = self.cfg
-        self.embeddings = Embeddings(cfg)
+        self.embeddings = Embeddings(cfg, self.frequent_id)
         if cfg.pos_att_type:
             shape = (cfg.relative_rows, cfg.hidden_size)
             self.relative = self.param("relative", weight_init(cfg, "relative", "embed"), shape)

@@ -47,9 +47,10 @@ class MaskedLM(nn.Module):
 
     cfg: ModelConfig
     origin: str = ""  # see Encoder
+    frequent_id: int | None = None  # see Embeddings
 
     def setup(self):
-        self.encoder = Encoder(self.cfg)
+        self.encoder = Encoder(self.cfg, frequent_id=self.frequent_id)
         self.head = MaskedLMHead(self.cfg)
 
     def __call__(self, *inputs: jax.Array, **options: Any) -> jax.Array:

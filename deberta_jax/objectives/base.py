@@ -18,6 +18,7 @@ class Lexicon(NamedTuple):
     top_id: int  # the most frequent training token: always guessing it is the baseline
     size: int  # ids that exist; the word table may have more rows
     special_ids: tuple[int, ...]
+    mask_id: int  # of [MASK]
 
 
 @dataclasses.dataclass(frozen=True)

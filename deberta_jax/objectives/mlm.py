@@ -25,7 +25,7 @@ BEST = 10  # candidates of each masked position
 
 def masked_language_model(config: Config, lexicon: Lexicon) -> Objective:
     """The objective "mlm"."""
-    model = MaskedLM(config.model)
+    model = MaskedLM(config.model, frequent_id=lexicon.mask_id)
     return Objective(
         groups=(WHOLE,),
         parts=(Part(_loss(model, config), reaches=(WHOLE,)),),

@@ -48,7 +48,7 @@ class Pair:
         drawn_v = np.arange(config.rtd.generator.vocab_rows) < lexicon.size
         drawn_v[list(lexicon.special_ids)] = False
         return cls(
-            generator=MaskedLM(config.rtd.generator),
+            generator=MaskedLM(config.rtd.generator, frequent_id=lexicon.mask_id),
             discriminator=ReplacedTokenDetector(config.model),
             sharing=sharing_of(config),
             weight=config.rtd.loss_weight,

@@ -1,8 +1,8 @@
 """Cross-entropy over a large vocabulary, a chunk of predictions at a time: all logits are never there together.
 
 Where the loss is differentiated, a chunk's gradients are computed while its logits are at hand ("gradient in forward":
-Liger Kernel, Hsu et al. 2024, section 3.2). That takes the three products of the plain way, and keeps no logits for
-the backward pass, which only scales.
+FusedLinearCrossEntropy of the Liger Kernel, arXiv:2410.10989). That takes the three products of the plain way, and
+keeps no logits for the backward pass, which only scales.
 
 Letters: b sequences, p predictions of each, v ids, e width; n chunks, d parts of the batch, r predictions of a part.
 """

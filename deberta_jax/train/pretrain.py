@@ -75,7 +75,7 @@ def pretrain(config: Config, workdir: str) -> None:
 
 def lexicon_of(tokenizer: Tokenizer, top_id: int) -> Lexicon:
     """What objectives ask about the text."""
-    return Lexicon(top_id, tokenizer.size, tuple(tokenizer.special_ids))
+    return Lexicon(top_id, tokenizer.size, tuple(tokenizer.special_ids), tokenizer.mask_id)
 
 
 def _conclude(objective: Objective, workdir: Path) -> None:
