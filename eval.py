@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
     source = split.source or f"{parsed.workdir}/config.json"
     config = configs.build(flags.read_config(source, split.assignments).config)
     logging.basicConfig(format="%(message)s")
-    from deberta_jax.train import finetune, pretrain  # imports jax: only now that the flags are known to be right
+    from deberta_jax.train import compiled, finetune, pretrain  # imports jax: only now that the flags are right
+
+    compiled.keep_compiled()
 
     if isinstance(config, configs.FinetuneConfig):
         if parsed.fill_mask:

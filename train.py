@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
     if arguments.workdir is None:
         raise errors.Refused("--workdir=DIR is missing: where checkpoints and metrics go")
     logging.basicConfig(format="%(message)s")
-    from deberta_jax.train import finetune, pretrain  # imports jax: only now that the flags are known to be right
+    from deberta_jax.train import compiled, finetune, pretrain  # imports jax: only now that the flags are right
+
+    compiled.keep_compiled()
 
     of_task = isinstance(config, configs.FinetuneConfig)
     if arguments.replay is not None:

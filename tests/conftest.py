@@ -11,6 +11,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # not for the tests; `runs.start` does for what it starts
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import functools  # noqa: E402

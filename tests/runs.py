@@ -113,15 +113,18 @@ def save_run(
     return workdir
 
 
-def start(program: str, *flags: str, devices: int = 1, cache: Path | None = None) -> subprocess.Popen:
+def start(
+    program: str, *flags: str, devices: int = 1, cache: Path | None = None, **environment: str
+) -> subprocess.Popen:
     """`python program flags` in a process of its own with so many simulated devices; its output is collected.
 
     With `cache`, what one process compiles the next one reads.
     """
     simulated = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": f"{FAST_TO_COMPILE} {simulated}"}
+    environment = os.environ | {"XLA_FLAGS": f"{FAST_TO_COMPILE} {simulated}"} | environment
     if cache is not None:
         environment |= {
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

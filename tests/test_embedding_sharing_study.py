@@ -280,7 +280,8 @@ def test_a_study_that_is_stopped_goes_on_and_a_finished_one_does_nothing(prepare
     overrides |= {"rtd.generator.num_layers": 2, "eval.every": 0, "eval.samples": 0}
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
     flags += [f"--data={prepared}", f"--output={tmp_path}", "--tokens=5120", "--modes=gdes", "--seeds=0"]
-    environment = {"XLA_FLAGS": FAST_TO_COMPILE, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    cache = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    environment = {"XLA_FLAGS": FAST_TO_COMPILE} | cache
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
     stopped = start_study(*flags, cwd=ROOT, **environment)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_a_workdir_that_cannot_be_written_is_refused(prepared, tmp_path, capsys)
     assert line == f"refused: workdir {tmp_path / 'file'} cannot be written: File exists"
 
 
+def test_both_commands_keep_what_they_compile(prepared, tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr("deberta_jax.train.compiled.keep_compiled", lambda: called.append("kept"))
+    (tmp_path / "file").write_text("")
+    outcome([*absolute(tiny_flags(prepared)), f"--workdir={tmp_path / 'file'}"], capsys)
+    assert called == ["kept"]
+    outcome([f"--workdir={tmp_path / 'file'}", *absolute(tiny_flags(prepared))], capsys, eval_command.main)
+    assert called == ["kept", "kept"]
+
+
 def absolute(flags: list[str]) -> list[str]:
     """The same flags, from any directory."""
     return [QUICKSTART, *flags[1:]]
@@ -98,16 +109,33 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(prepared, launch, tmp_
 def trained(launch: Callable, prepared: Path, tmp_path_factory) -> Path:
     """The workdir of six steps."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    done = finish(launch("train.py", *tiny_flags(prepared, eval__max_rows=0), f"--workdir={workdir}"))
+    flags = [*tiny_flags(prepared, eval__max_rows=0), f"--workdir={workdir}"]
+    done = finish(launch("train.py", *flags, JAX_LOG_COMPILES="1"))
     assert done.returncode == 0, done.stderr
+    (workdir / "stderr.txt").write_text(done.stderr)
     return workdir
+
+
+def compiled(log: str) -> list[str]:
+    """The names of the programs that a process asked for."""
+    return re.findall(r"Finished XLA compilation of jit\((.*)\) in", log)
+
+
+def test_training_and_evaluating_take_one_compilation_each(trained):
+    """Of six steps, with an evaluation in the middle and one at the end."""
+    assert sum("eval/loss" in line for line in metrics(trained)) == 2
+    count = Counter(compiled((trained / "stderr.txt").read_text()))
+    assert (count["train_step"], count["_evaluate"], count["predict"]) == (1, 1, 1)
 
 
 @pytest.mark.two_process
 @pytest.mark.slow
-def test_the_config_a_run_leaves_runs_again_to_the_same_numbers(trained, launch, tmp_path):
-    again = finish(launch("train.py", f"--config={trained / 'config.json'}", f"--workdir={tmp_path / 'again'}"))
+def test_the_config_a_run_leaves_runs_again_to_the_same_numbers_and_compiles_nothing(trained, launch, tmp_path):
+    flags = [f"--config={trained / 'config.json'}", f"--workdir={tmp_path / 'again'}"]
+    again = finish(launch("train.py", *flags, JAX_LOG_COMPILES="1"))
     assert again.returncode == 0, again.stderr
+    found = re.findall(r"Persistent compilation cache hit for 'jit_(\w*)'", again.stderr)
+    assert "train_step" in found and len(found) == len(compiled(again.stderr))
     assert metrics(tmp_path / "again") == metrics(trained)
     assert (tmp_path / "again" / "config.json").read_bytes() == (trained / "config.json").read_bytes()
 

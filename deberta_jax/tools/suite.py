@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -60,7 +59,7 @@ def run_jobs(jobs: Sequence[Job], workdir: Path) -> list[Outcome]:
             place = workdir / job.name
             if not (place / RESULT).is_file():
                 tqdm.write(f"[{number}/{len(jobs)}] {job.name}", file=sys.stderr)
-                _run(job, place, workdir / "compiled", signals)
+                _run(job, place, signals)
             outcomes.append(outcome_of(job, workdir))
             if outcomes[-1].error:
                 tqdm.write(f"[{number}/{len(jobs)}] {job.name} failed: {outcomes[-1].error}", file=sys.stderr)
@@ -133,14 +132,13 @@ def _check_same(job: Job, place: Path) -> None:
         raise Refused(f"{place} was run with other flags ({', '.join(changed)}): choose another --workdir")
 
 
-def _run(job: Job, place: Path, cache: Path, signals: "_Signals") -> None:
+def _run(job: Job, place: Path, signals: "_Signals") -> None:
     place.mkdir(parents=True, exist_ok=True)
     write_text(place / FLAGS, json.dumps(job.flags, indent=2) + "\n")
     command = [sys.executable, "train.py", *job.flags, f"--workdir={place}"]
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache)} | os.environ  # runs with other seeds are the same programs
     began, afresh = time.perf_counter(), not (place / CHECKPOINTS).is_dir()
     with (place / LOG).open("w") as log:
-        code = signals.call(command, log, environment)
+        code = signals.call(command, log)
         if code < 0:
             log.write(f"\nfailed: ended by signal {-code} ({signal.strsignal(-code)})\n")
         scores = json.loads((place / SCORES).read_text()) if code == 0 else {}
@@ -177,14 +175,14 @@ class _Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def call(self, command: Sequence[str], log: TextIO, environment: Mapping[str, str]) -> int:
+    def call(self, command: Sequence[str], log: TextIO) -> int:
         """The exit code of a command.
 
         It has a process group of its own: a terminal sends Ctrl-C to the whole group of the suite, and a run takes a
         second signal for the wish to end at once.
         """
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-        self._process = subprocess.Popen(command, env=environment, process_group=0, **streams)
+        self._process = subprocess.Popen(command, process_group=0, **streams)
         if self.came:  # while it was being started
             self._process.send_signal(signal.SIGTERM)
         return self._process.wait()
