@@ -103,13 +103,13 @@ def test_a_batch_that_nothing_splits_has_one_part():
     assert axes.batch_sharding(rules, mesh).shard_shape((16, 5)) == (16, 5)
 
 
-def test_the_parts_in_force_are_those_of_the_mesh_that_is_set():
-    assert axes.batch_devices_in_force() == 1
+def test_the_parts_of_an_axis_are_those_of_the_mesh_and_the_rules_in_force():
+    assert axes.parts_of("batch") == 1
     with nn.logical_axis_rules(meshes.fsdp_tp):
-        assert axes.batch_devices_in_force() == 1
+        assert axes.parts_of("batch") == 1
         with jax.set_mesh(mesh_of(2, 2, 2)):
-            assert axes.batch_devices_in_force() == 4
-            assert jax.eval_shape(lambda: jnp.zeros(axes.batch_devices_in_force())).shape == (4,)
+            assert [axes.parts_of(axis) for axis in ("batch", "vocab", "embed")] == [4, 2, 1]
+            assert jax.eval_shape(lambda: jnp.zeros(axes.parts_of("batch"))).shape == (4,)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from builders import COMPILE_FAST
 from configs import meshes
-from deberta_jax.dist.axes import batch_devices_in_force, batch_sharding, constrain
+from deberta_jax.dist.axes import batch_sharding, constrain, parts_of
 from deberta_jax.dist.mesh import make_mesh
 from deberta_jax.ops.vocabulary_loss import (
     Chunking,
@@ -170,7 +170,7 @@ LAYOUTS = {"data": ((8, 1, 1), meshes.dp), "fsdp": ((4, 2, 1), meshes.fsdp), "al
 
 
 def in_force(factors, label_bp, weight_bp):
-    return vocabulary_loss(factors, label_bp, weight_bp, Chunking(batch_devices_in_force(), 2, constrain))
+    return vocabulary_loss(factors, label_bp, weight_bp, Chunking(parts_of("batch"), 2, constrain))
 
 
 @functools.cache

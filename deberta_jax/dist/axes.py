@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import Refused, nearest
 
@@ -74,7 +74,7 @@ def parts_of(axis: str) -> int:
     return parts
 
 
-def batch_devices(rules: Sequence[tuple[str, Any]], mesh: Mesh | AbstractMesh) -> int:
+def batch_devices(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> int:
     """Number of parts that the batch is split into."""
     parts = 1
     for axis in axes_of(dict(rules)["act_batch"]):

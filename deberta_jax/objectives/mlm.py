@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax.config import Config
-from deberta_jax.dist.axes import batch_devices_in_force, constrain
+from deberta_jax.dist.axes import constrain, parts_of
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.objectives.base import WHOLE, Batch, Lexicon, Objective, Part
 from deberta_jax.objectives.models import init_of
@@ -81,7 +81,7 @@ def prediction_sums(factors: LogitFactors, batch: Batch) -> Sums:
 
 def chunking() -> Chunking:
     """How the predictions of a batch are taken in turn under the mesh in force."""
-    return Chunking(parts=batch_devices_in_force(), place=constrain)
+    return Chunking(parts=parts_of("batch"), place=constrain)
 
 
 def named_sums(loss: jax.Array, hits: jax.Array, batch: Batch) -> Sums:
