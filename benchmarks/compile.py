@@ -44,8 +44,6 @@ class Variant(NamedTuple):
 
 
 VARIANTS = [Variant(True, "none"), Variant(True, "dots"), Variant(True, "full"), Variant(False, "none")]
-if "scan_layers" not in base.get_config().model:
-    VARIANTS.pop()
 
 
 def main(argv: list[str]) -> None:
@@ -102,8 +100,7 @@ def step_of(variant: Variant, depth: int) -> Callable[[], Any]:
     """Traces and lowers the training step of a run."""
     c = base.get_config("v3_base")
     c.model.update(num_layers=depth, vocab_size=VOCABULARY, dtype="float32", remat=variant.remat)
-    if "scan_layers" in c.model:
-        c.model.scan_layers = variant.scan
+    c.model.scan_layers = variant.scan
     c.batch_size = c.eval.batch_size = ROWS
     run = build_run(configs.build(c), Lexicon(top_id=5, size=VOCABULARY, special_ids=(0, 1, 2, 3), mask_id=4))
     return functools.partial(lowered, run)

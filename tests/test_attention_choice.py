@@ -1,5 +1,4 @@
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from attention_cases import SPANS, assert_equal, problem, solved
@@ -48,7 +47,6 @@ def test_heads_are_taken_singly_on_cpus_unless_devices_share_them():
 @pytest.mark.parametrize("asked", ["auto", "xla", "blockwise"])
 def test_all_give_what_the_reference_gives(asked):
     given = problem(40, SPANS["small"], "c2p|p2c", rate=0.2)
-    facts = choice.facts_of(given, "cpu", heads_split=False)
-    assert facts.length == 40 and facts.rate == 0.2 and facts.dtype == np.float32
+    facts = BASE._replace(platform="cpu", length=40, heads=2, head_size=8, dtype=jnp.dtype("float32"), rate=0.2)
     found = solved(lambda given: choice.attend(given, asked, facts), given)
     assert_equal(found, solved(reference.attend, given))

@@ -136,7 +136,7 @@ def test_the_enhanced_mask_decoder_runs_on_official_names(tmp_path, generation):
     expected = hf.parameters_in(tensors, fields, "mlm")
     slow = slow_deberta.masked_lm_logits(model.cfg, expected, ids, mask, positions)
     real = mask.astype(bool)
-    np.testing.assert_allclose(logits[real], slow[real], rtol=0, atol=1e-6 * np.abs(slow).max())
+    np.testing.assert_allclose(logits[real], slow[real], rtol=0, atol=2e-6 * np.abs(slow).max())
 
 
 def test_without_the_decoder_the_logits_are_others(tmp_path):

@@ -1,6 +1,7 @@
 """Disentangled self-attention; the relative table is projected by its own weights (v1) or the content's (v2, v3)."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
@@ -110,7 +111,7 @@ class DisentangledAttention(nn.Module):
             seed_bhq,
             rate,
         )
-        facts = choice.facts_of(problem, platform(), heads_split=parts_of("heads") > 1)
+        facts = facts_of(cfg, length, rate, platform(), heads_split=parts_of("heads") > 1)
         mixed_bqhd = choice.attend(problem, cfg.attention, facts)
         return constrain(mixed_bqhd, "batch", "length", "heads", "head_size")
 
@@ -122,6 +123,12 @@ class DisentangledAttention(nn.Module):
         p_hbpk = masked_softmax(s_hbpk, allowed_pairs(queries.document_bp, document_bk))
         p_bhpk = dropout(p_hbpk.swapaxes(0, 1), cfg.attention_dropout, noise and noise.at(SITE_PROBABILITIES))
         return mix(p_bhpk.swapaxes(0, 1), memory.v_bkhd)
+
+
+def facts_of(cfg: ModelConfig, length: int, rate: float, platform: str, *, heads_split: bool) -> choice.Facts:
+    """What the choice of an implementation goes by, for rows of `length` and attention dropout at `rate`."""
+    dtype = jnp.dtype(cfg.dtype)
+    return choice.Facts(platform, length, cfg.num_heads, cfg.head_size, cfg.pos_att_type, dtype, rate, heads_split)
 
 
 def _uses_keys(cfg: ModelConfig) -> bool:

@@ -18,10 +18,11 @@ from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards, write_text
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import Lexicon, Objective
+from deberta_jax.objectives.models import training_attention
 from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 from deberta_jax.train import session
-from deberta_jax.train.build import Run, build_run, resolve, with_vocabulary
+from deberta_jax.train.build import Run, build_run, models_of, resolve, with_vocabulary
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.evaluate import evaluate, fill_mask, piece_of, samples
 from deberta_jax.train.initial import starting_state
@@ -243,5 +244,8 @@ def _introduce(run: Run, corpus: Corpus) -> None:
         device,
         dict(run.mesh.shape),
     )
+    platform = run.mesh.devices.flat[0].platform
+    for name, model in models_of(run.config).items():
+        log.warning("attention of %s: %s (%s)", name, *training_attention(model, platform, corpus.length))
     if peak_flops(run) is None:
         log.warning("no MFU: the peak FLOP/s of %r is not in train/flops.py", device)

@@ -33,12 +33,6 @@ class Facts(NamedTuple):
     heads_split: bool  # over devices
 
 
-def facts_of(problem: Problem, platform: str, *, heads_split: bool) -> Facts:
-    _, length, heads, size = problem.q_bqhd.shape
-    dtype = problem.q_bqhd.dtype
-    return Facts(platform, length, heads, size, problem.terms, dtype, problem.rate, heads_split)
-
-
 def choose(asked: str, facts: Facts) -> Choice:
     """The implementation for `asked`, which is "auto" or a name."""
     if asked != AUTO:
