@@ -1,0 +1,118 @@
+"""How the TPU kernels cut their work: tiles of the scores, blocks of a tile, windows of the expanded table.
+
+The scores of a head and a sequence are cut into square tiles of `tile` queries and keys. A tile is made in blocks of
+`block` rows, each of which needs only tile + block of the table's distances: a window. Tiles far from the diagonal see
+one row of the table (distances saturate); the others are near, and only their distances are in the expanded table.
+"""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from deberta_jax.ops.attention.tpu_skew import LANES
+
+WHOLE = 1024  # a sequence up to here is one tile
+TILE = 512  # the largest tile of a longer one
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything static that the kernels need.
+
+    `near` are the smallest and largest offsets, query tile minus key tile, with more than one row of the table.
+    """
+
+    tile: int
+    tiles: int
+    block: int
+    near: tuple[int, int]
+    head_size: int
+    terms: tuple[str, ...]
+    rate: float
+    hardware_bits: bool
+
+    @property
+    def length(self) -> int:
+        """Of the padded sequence."""
+        return self.tile * self.tiles
+
+    @property
+    def heads(self) -> int:
+        """Heads side by side in one register's lanes, the share of one grid step."""
+        return LANES // self.head_size
+
+    @property
+    def score_scale(self) -> float:
+        return 1 / math.sqrt(self.head_size * (1 + len(self.terms)))
+
+    @property
+    def threshold(self) -> int:
+        """Of 32 random bits as int32: a probability is kept from here on."""
+        return round(self.rate * 2**32) - 2**31
+
+    @property
+    def kept_share(self) -> float:
+        return 1 - round(self.rate * 2**32) / 2**32
+
+    @property
+    def starts(self) -> range:
+        """First row of each block of a tile."""
+        return range(0, self.tile, self.block)
+
+    @property
+    def window(self) -> int:
+        """Distances that a block sees, and one more."""
+        return self.tile + self.block
+
+    @property
+    def table_rows(self) -> int:
+        """Distances of all near tiles: of the expanded tables."""
+        low, high = self.near
+        return (high - low + 2) * self.tile
+
+    @property
+    def all_near(self) -> bool:
+        low, high = self.near
+        return low <= 1 - self.tiles and high >= self.tiles - 1
+
+    def key_window(self, offset, start: int):
+        """Where the window of query rows `start` .. of a near tile begins in the expanded table of c2p."""
+        return (self.near[1] - offset + 1) * self.tile - self.block - start
+
+    def query_window(self, offset, start: int):
+        """Where the window of key rows `start` .. of a near tile begins in the expanded table of p2c."""
+        return (offset - self.near[0] + 1) * self.tile - self.block - start
+
+    def key_distances(self) -> np.ndarray:
+        """Distance i - j of each row of the expanded table of c2p, far first; the last is never used."""
+        return (self.near[1] + 1) * self.tile - 1 - np.arange(self.table_rows)
+
+    def query_distances(self) -> np.ndarray:
+        """Distance i - j of each row of the expanded table of p2c, far last; the last is never used."""
+        return (self.near[0] - 1) * self.tile + 1 + np.arange(self.table_rows)
+
+
+def make_plan(
+    length: int, row_of_distance: np.ndarray, *, whole: int = WHOLE, tile: int = TILE, block: int = LANES, **settings
+) -> Plan:
+    """The plan for a sequence of `length`; `settings` are the other fields of a plan."""
+    tiles = 1 if length <= whole else math.ceil(length / tile)
+    tile = math.ceil(length / tiles / LANES) * LANES
+    near = near_offsets(row_of_distance, tile, tiles)
+    return Plan(tile=tile, tiles=tiles, block=min(block, tile), near=near, **settings)
+
+
+def near_offsets(row_of_distance: np.ndarray, tile: int, tiles: int) -> tuple[int, int]:
+    """The smallest and the largest offset, query tile minus key tile, of a tile with several rows of the table."""
+    rows_at = functools.partial(rows_at_distances, row_of_distance)
+    spread = np.arange(1 - tile, tile)
+    several = [offset for offset in range(1 - tiles, tiles) if np.ptp(rows_at(offset * tile + spread)) > 0]
+    return min(several, default=0), max(several, default=0)
+
+
+def rows_at_distances(row_of_distance: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Table rows of `distances`; beyond the sequence, where only padding is, the last one's."""
+    length = row_of_distance.size // 2
+    return row_of_distance[np.clip(distances, -length, length - 1) + length]
