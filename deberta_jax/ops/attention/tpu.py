@@ -42,15 +42,15 @@ def attend(
     """
     length, head_size = q_bqhd.shape[1], q_bqhd.shape[3]
     plan = make_plan(
-        length, row_of_distance, head_size=head_size, terms=terms, rate=rate, hardware_bits=hardware_bits
+        length, row_of_distance, head_size=head_size, terms=terms, rate=rate, hardware_bits=hardware_bits, interpret=interpret
     )
     return run_plan(
-        plan, q_bqhd, k_bkhd, v_bkhd, pos_k_rhd, pos_q_rhd, row_of_distance, document_bk, row_seed_bhq, interpret
+        plan, q_bqhd, k_bkhd, v_bkhd, pos_k_rhd, pos_q_rhd, row_of_distance, document_bk, row_seed_bhq
     )
 
 
 def run_plan(
-    plan: Plan, q_bqhd, k_bkhd, v_bkhd, pos_k_rhd, pos_q_rhd, row_of_distance, document_bk, row_seed_bhq, interpret
+    plan: Plan, q_bqhd, k_bkhd, v_bkhd, pos_k_rhd, pos_q_rhd, row_of_distance, document_bk, row_seed_bhq
 ):
     """`attend` by a given plan."""
     batch, length, heads, head_size = q_bqhd.shape
@@ -65,26 +65,26 @@ def run_plan(
     flat = lambda t, dist: t[rows_at_distances(row_of_distance, dist)].reshape(dist.size, -1).T  # noqa: E731
     pk = flat(pos_k_rhd, plan.key_distances()) if "c2p" in plan.terms else None
     pq = flat(pos_q_rhd, plan.query_distances()) if "p2c" in plan.terms else None
-    o = _fused(plan, interpret, q, k, v, pk, pq, document_q, document, seed)
+    o = _fused(plan, q, k, v, pk, pq, document_q, document, seed)
     return o[:, :length].reshape(q_bqhd.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _fused(plan, interpret, q, k, v, pk, pq, document_q, document_k, seed):
-    return _forward(plan, interpret, q, k, v, pk, pq, document_q, document_k, seed)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(plan, q, k, v, pk, pq, document_q, document_k, seed):
+    return _forward(plan, q, k, v, pk, pq, document_q, document_k, seed)[0]
 
 
-def _fused_forward(plan, interpret, *operands):
-    o, lse = _forward(plan, interpret, *operands)
+def _fused_forward(plan, *operands):
+    o, lse = _forward(plan, *operands)
     return o, (operands, o, lse)
 
 
-def _fused_backward(plan, interpret, residuals, do):
+def _fused_backward(plan, residuals, do):
     operands, o, lse = residuals
     batch, length, _ = o.shape
     delta = (o.astype(jnp.float32) * do.astype(jnp.float32)).reshape(batch, length, -1, plan.head_size).sum(-1)
     delta = delta.transpose(0, 2, 1).reshape(lse.shape)
-    grads = _backward(plan, interpret, operands, do, lse, delta)
+    grads = _backward(plan, operands, do, lse, delta)
     zeros = [None if a is None else np.zeros(a.shape, jax.dtypes.float0) for a in operands[5:]]
     return (*grads, *zeros)
 
@@ -108,7 +108,7 @@ def _specs(plan, query, key, present_k, present_q, seeded):
     return inputs, along_q, along_k, row, table
 
 
-def _forward(plan, interpret, q, k, v, pk, pq, document_q, document_k, seed):
+def _forward(plan, q, k, v, pk, pq, document_q, document_k, seed):
     batch, length, width = q.shape
     groups = width // LANES
     inputs, along_q, _, row, _ = _specs(plan, lambda x, y: x, lambda x, y: y, pk is not None, pq is not None, seed is not None)
@@ -132,12 +132,12 @@ def _forward(plan, interpret, q, k, v, pk, pq, document_q, document_k, seed):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
-        interpret=interpret,
+        interpret=plan.interpret,
         name="deberta_attention_forward",
     )(kernels.Inputs(q, k, v, pk, pq, document_q, document_k, seed))
 
 
-def _backward(plan, interpret, operands, do, lse, delta):
+def _backward(plan, operands, do, lse, delta):
     q, k, v, pk, pq, document_q, document_k, seed = operands
     batch, length, width = q.shape
     groups = width // LANES
@@ -168,7 +168,7 @@ def _backward(plan, interpret, operands, do, lse, delta):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
-        interpret=interpret,
+        interpret=plan.interpret,
         name="deberta_attention_backward",
     )(kernels.Inputs(*operands), kernels.Saved(do, lse, delta))[0]
     cast = lambda g, p: None if p is None else g.astype(p.dtype)  # noqa: E731

@@ -225,13 +225,13 @@ def _near_gradients(plan: Plan, x: Inputs, step: Step, grads: Gradients, scratch
     rows, dtype = _head_rows(plan, step.head), x.q_il.dtype
     for start in plan.starts if "p2c" in plan.terms else ():
         here, window = pl.ds(start, plan.block), _query_window(plan, step, start)
-        ds_jr = unskew_reversed(scratch.score_ji[here, :], dtype)
+        ds_jr = unskew_reversed(scratch.score_ji[here, :], dtype, plan.interpret)
         scratch.dk_lj[rows, here] += reverse_lanes(_dot(x.pos_q_lr[rows, window], ds_jr, 1, 1))
         grads.dpos_q_lr[rows, window] += _dot(scratch.k_reversed_lj[rows, here], ds_jr, 1, 0)
     for start in plan.starts if "c2p" in plan.terms else ():
         here, window = pl.ds(start, plan.block), _key_window(plan, step, start)
         ds_ij = scratch.score_ji[:, here].astype(dtype).T  # the transposition of 16-bit numbers is cheaper
-        ds_ir = unskew_reversed(ds_ij.astype(jnp.float32), dtype)
+        ds_ir = unskew_reversed(ds_ij.astype(jnp.float32), dtype, plan.interpret)
         scratch.dq_tli[step.query_tile, rows, here] += reverse_lanes(_dot(x.pos_k_lr[rows, window], ds_ir, 1, 1))
         grads.dpos_k_lr[rows, window] += _dot(scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
 
@@ -250,13 +250,13 @@ def _scores(plan: Plan, x: Inputs, step: Step, document_jl: jax.Ref, score_ji: j
         for start in plan.starts if "c2p" in plan.terms else ():
             here, window = pl.ds(start, plan.block), _key_window(plan, step, start)
             e_ir = _dot(q_il[start : start + plan.block], x.pos_k_lr[:, window], 1, 0)
-            score_ji[:, here] = skew(e_ir).T
+            score_ji[:, here] = skew(e_ir, plan.interpret).T
         for start in plan.starts:
             here, window = pl.ds(start, plan.block), _query_window(plan, step, start)
             position_ji = [score_ji[here, :]] if "c2p" in plan.terms else []
             if "p2c" in plan.terms:
                 e_jr = _dot(k_jl[start : start + plan.block], x.pos_q_lr[:, window], 1, 0)
-                position_ji.append(skew(e_jr))
+                position_ji.append(skew(e_jr, plan.interpret))
             write(start, *position_ji)
 
     _near_or_far(plan, step, near, lambda: None)
@@ -314,8 +314,8 @@ def _query_window(plan: Plan, step: Step, start: int) -> pl.Slice:
 
 def _only(plan: Plan, head: jax.Array, a_nl: jax.Array) -> jax.Array:
     """`a_nl` with the lanes of other heads zeroed."""
-    mine_nl = lax.broadcasted_iota(jnp.int32, a_nl.shape, 1) // plan.head_size == head
-    return jnp.where(mine_nl, a_nl, jnp.zeros_like(a_nl))
+    lane_nl = lax.broadcasted_iota(jnp.int32, a_nl.shape, 1) - head * plan.head_size
+    return jnp.where((lane_nl >= 0) & (lane_nl < plan.head_size), a_nl, jnp.zeros_like(a_nl))
 
 
 def _columns(a_1j: jax.Array) -> jax.Array:

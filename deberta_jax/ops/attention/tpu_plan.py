@@ -32,6 +32,7 @@ class Plan:
     terms: tuple[str, ...]
     rate: float
     hardware_bits: bool
+    interpret: bool
 
     @property
     def length(self) -> int:

@@ -14,18 +14,29 @@ from jax.experimental.pallas import tpu as pltpu
 SUBLANES, LANES = 8, 128  # of a register of 32-bit numbers
 
 
-def skew(e_xw: jax.Array) -> jax.Array:
+def skew(e_xw: jax.Array, interpret: bool) -> jax.Array:
     """[x, y + x] to [x, y]: row x from its column rows - 1 - x on."""
     rows, width = e_xw.shape
-    return pltpu.roll(e_xw, width - (rows - 1), 1, stride=1, stride_axis=0)[:, : width - rows]
+    return rotate(e_xw, width - (rows - 1), interpret)[:, : width - rows]
 
 
-def unskew_reversed(s_xy: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def unskew_reversed(s_xy: jax.Array, dtype: jnp.dtype, interpret: bool) -> jax.Array:
     """The transpose of `skew`, [x, y] to [x, y + x], with its rows in reversed order, as `dtype`; the rest is zero."""
     rows = s_xy.shape[0]
     turned_xy = reverse_rows(s_xy).astype(dtype)  # 16-bit numbers rotate at half the price
     padded_xw = jnp.concatenate([turned_xy, jnp.zeros((rows, rows), dtype)], axis=1)
-    return pltpu.roll(padded_xw, 0, 1, stride=1, stride_axis=0)
+    return rotate(padded_xw, 0, interpret)
+
+
+def rotate(a_xw: jax.Array, shift: int, interpret: bool) -> jax.Array:
+    """Row x with its columns moved right by shift + x, around the end."""
+    if not interpret:
+        return pltpu.roll(a_xw, shift, 1, stride=1, stride_axis=0)
+    # The interpreter has one operation a row, which takes XLA minutes to compile. The same by a reshape:
+    rows, width = a_xw.shape
+    twice_xw = jnp.concatenate([jnp.roll(a_xw, shift, 1)] * 2, axis=1)
+    flat = jnp.append(twice_xw.reshape(-1), jnp.zeros(width, a_xw.dtype))[width:]
+    return flat[: rows * (2 * width - 1)].reshape(rows, 2 * width - 1)[:, :width]
 
 
 def reverse_rows(a_xy: jax.Array) -> jax.Array:
