@@ -1,12 +1,9 @@
-"""Bodies of the TPU kernels: one tile of scores and its part of the output, or of the gradients.
+"""Bodies of the TPU kernels: what one tile adds to the output, or to the gradients. Letters as in tpu_scores.py.
 
-Scores are held keys first, [j, i], so that whatever belongs to a query (maximum, sum, log-sum, seed) is a row of lanes.
-Letters: i queries and j keys of a tile; l the 128 lanes with the heads of a step side by side, d the lanes of one of
-them; h the heads of a step; r the rows of the expanded tables. A product over l takes one operand with the lanes of the
-other heads zeroed. A product that gives [d, ...] costs half of one that gives [..., l]: a matrix unit is twice as wide
-as a head, and not as tall.
+A product that gives [d, ...] costs half of one that gives [..., l]: a matrix unit is twice as wide as a head. So
+outputs and gradients are accumulated with the head size as their rows and turned once for all heads of a step.
 
-Exponentials are powers of two: scores are multiplied by log2(e), and so is the saved log-sum-exp.
+Heads are done a few abreast, stage by stage: one's products run beside the other's exponentials.
 """
 
 import math
@@ -14,28 +11,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from deberta_jax.ops.attention.tpu_plan import Plan
-from deberta_jax.ops.attention.tpu_skew import LANES, reverse_lanes, reverse_rows, skew, unskew_reversed
+from deberta_jax.ops.attention.tpu_scores import (
+    Inputs,
+    Step,
+    columns,
+    dot,
+    dropout,
+    far_keys,
+    far_queries,
+    far_scores,
+    head_rows,
+    key_window,
+    near_or_far,
+    near_scores,
+    only_head,
+    query_window,
+    spread,
+)
+from deberta_jax.ops.attention.tpu_skew import LANES, reverse_lanes, reverse_rows, unskew_reversed
 
-LOWEST = -1e20  # no real score is below
-MASKED = -1e30  # 2 ** (MASKED - LOWEST) is 0
+LOWEST = -1e20  # a maximum before the first key; no real score is below
 
 
-class Inputs(NamedTuple):
-    """A tile's operands; tables are None for terms that are not used, seeds without dropout."""
-
-    q_il: jax.Ref
-    k_jl: jax.Ref
-    v_jl: jax.Ref
-    pos_k_lr: jax.Ref | None
-    pos_q_lr: jax.Ref | None
-    document_1i: jax.Ref  # of the queries; negative at padding
-    document_1j: jax.Ref  # of the keys; zero at padding
-    seed_hi: jax.Ref | None
+class Outputs(NamedTuple):
+    o_il: jax.Ref
+    lse_hi: jax.Ref  # base 2
 
 
 class Saved(NamedTuple):
@@ -43,12 +46,7 @@ class Saved(NamedTuple):
 
     do_il: jax.Ref
     lse_hi: jax.Ref
-    delta_hi: jax.Ref  # sum of output times its gradient
-
-
-class Outputs(NamedTuple):
-    o_il: jax.Ref
-    lse_hi: jax.Ref
+    delta_hi: jax.Ref  # sum of the output times its gradient
 
 
 class Gradients(NamedTuple):
@@ -60,7 +58,7 @@ class Gradients(NamedTuple):
 
 
 class ForwardScratch(NamedTuple):
-    score_ji: jax.Ref
+    score_aji: jax.Ref  # a are the heads abreast
     document_jl: jax.Ref
     v_lj: jax.Ref
     o_li: jax.Ref
@@ -69,7 +67,7 @@ class ForwardScratch(NamedTuple):
 
 
 class BackwardScratch(NamedTuple):
-    score_ji: jax.Ref
+    score_aji: jax.Ref
     document_jl: jax.Ref
     q_li: jax.Ref
     k_lj: jax.Ref
@@ -81,17 +79,9 @@ class BackwardScratch(NamedTuple):
     dv_lj: jax.Ref
 
 
-class Step(NamedTuple):
-    """Where the kernel stands: a head of the step, the tile of queries and the tile of keys."""
-
-    head: jax.Array
-    query_tile: jax.Array
-    key_tile: jax.Array
-
-
 def forward(plan: Plan, x: Inputs, out: Outputs, scratch: ForwardScratch) -> None:
-    """Grid (head group, sequence, query tile, key tile): the mixed values of a query tile, and their log-sum-exp."""
-    query_tile, key_tile = pl.program_id(2), pl.program_id(3)
+    """Grid (group of heads, sequence, query tile, key tile): the mixed values of a query tile and its log-sum-exp."""
+    group, sequence, query_tile, key_tile = map(pl.program_id, range(4))
 
     @pl.when(key_tile == 0)
     def _():
@@ -100,54 +90,52 @@ def forward(plan: Plan, x: Inputs, out: Outputs, scratch: ForwardScratch) -> Non
         scratch.sum_hi[...] = jnp.zeros_like(scratch.sum_hi)
 
     scratch.v_lj[...] = x.v_jl[...].T
-    scratch.document_jl[...] = _columns(x.document_1j[...])
+    scratch.document_jl[...] = columns(x.document_1j[...])
 
-    @pl.loop(0, plan.heads)
-    def _(head):
-        step = Step(head, query_tile, key_tile)
-        _scores(plan, x, step, scratch.document_jl, scratch.score_ji)
-        _mix(plan, x, step, scratch)
+    @pl.loop(0, plan.heads // plan.abreast)
+    def _(index):
+        steps = _abreast(plan, index, group, sequence, query_tile, key_tile)
+        _scores(plan, steps, x, scratch)
+        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
+            _mix(plan, step, x, score_ji, scratch)
 
     @pl.when(key_tile == plan.tiles - 1)
     def _():
         _finish(plan, out, scratch)
 
 
-def _mix(plan: Plan, x: Inputs, step: Step, scratch: ForwardScratch) -> None:
+def _mix(plan: Plan, step: Step, x: Inputs, score_ji: jax.Ref, scratch: ForwardScratch) -> None:
     """Adds the values of a key tile to a head's output, which is not yet divided by the sum of the exponentials."""
-    row, rows = pl.ds(step.head, 1), _head_rows(plan, step.head)
+    row, rows = pl.ds(step.head, 1), head_rows(plan, step.head)
     before_1i = scratch.maximum_hi[row, :]
-    maximum_1i = jnp.maximum(before_1i, jnp.max(scratch.score_ji[...], axis=0, keepdims=True))
+    maximum_1i = jnp.maximum(before_1i, jnp.max(score_ji[...], axis=0, keepdims=True))
     decay_1i = jnp.exp2(before_1i - maximum_1i)
     sum_1i = scratch.sum_hi[row, :] * decay_1i
     o_di = scratch.o_li[rows, :] * decay_1i
-    kept = _dropout(plan, x.seed_hi, step)
-    for start in plan.starts:
-        here = pl.ds(start, plan.block)
-        p_ji = jnp.exp2(scratch.score_ji[here, :] - maximum_1i)
+    kept = dropout(plan, step, x)
+    for here in plan.blocks:
+        p_ji = jnp.exp2(score_ji[here, :] - maximum_1i)
         sum_1i += jnp.sum(p_ji, axis=0, keepdims=True)
-        p_ji = kept(start)(p_ji).astype(x.v_jl.dtype)
-        o_di += _dot(scratch.v_lj[rows, here], p_ji, 1, 0)
+        o_di += dot(scratch.v_lj[rows, here], kept(here)(p_ji).astype(x.v_jl.dtype), 1, 0)
     scratch.maximum_hi[row, :] = maximum_1i
     scratch.sum_hi[row, :] = sum_1i
     scratch.o_li[rows, :] = o_di
 
 
 def _finish(plan: Plan, out: Outputs, scratch: ForwardScratch) -> None:
-    """Divides by the sum of the exponentials; queries without any key get zeros."""
+    """Divides by the sum of the exponentials; a query that may look nowhere gets zeros."""
     for head in range(plan.heads):
-        rows = _head_rows(plan, head)
-        sum_1i = scratch.sum_hi[head : head + 1, :]
-        some_1i = sum_1i > 0
-        scratch.o_li[rows, :] *= jnp.where(some_1i, 1 / (sum_1i * plan.kept_share), 0)
-        lse_1i = scratch.maximum_hi[head : head + 1, :] + jnp.log2(sum_1i)
-        out.lse_hi[head : head + 1, :] = jnp.where(some_1i, lse_1i, -LOWEST)
+        row, rows = pl.ds(head, 1), head_rows(plan, head)
+        sum_1i = scratch.sum_hi[row, :]
+        scratch.o_li[rows, :] *= jnp.where(sum_1i > 0, 1 / (sum_1i * plan.kept_share), 0)
+        lse_1i = scratch.maximum_hi[row, :] + jnp.log2(sum_1i)
+        out.lse_hi[row, :] = jnp.where(sum_1i > 0, lse_1i, -LOWEST)
     out.o_il[...] = scratch.o_li[...].astype(out.o_il.dtype).T
 
 
 def backward(plan: Plan, x: Inputs, saved: Saved, grads: Gradients, scratch: BackwardScratch) -> None:
-    """Grid (head group, sequence, key tile, query tile): gradients; the tables' grow over the sequences."""
-    sequence, key_tile, query_tile = (pl.program_id(axis) for axis in (1, 2, 3))
+    """Grid (group of heads, sequence, key tile, query tile): gradients; the tables' grow over the sequences."""
+    group, sequence, key_tile, query_tile = map(pl.program_id, range(4))
 
     @pl.when((sequence == 0) & (key_tile == 0) & (query_tile == 0))
     def _():
@@ -166,12 +154,13 @@ def backward(plan: Plan, x: Inputs, saved: Saved, grads: Gradients, scratch: Bac
 
     _turn(plan, x, saved, scratch)
 
-    @pl.loop(0, plan.heads)
-    def _(head):
-        step = Step(head, query_tile, key_tile)
-        _scores(plan, x, step, scratch.document_jl, scratch.score_ji)
-        _content_gradients(plan, x, step, saved, scratch)
-        _near_or_far(plan, step, lambda: _near_gradients(plan, x, step, grads, scratch), lambda: None)
+    @pl.loop(0, plan.heads // plan.abreast)
+    def _(index):
+        steps = _abreast(plan, index, group, sequence, query_tile, key_tile)
+        _scores(plan, steps, x, scratch)
+        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
+            _content_gradients(plan, step, x, saved, score_ji, scratch)
+        _position_gradients(plan, steps, x, grads, scratch)
 
     @pl.when(query_tile == plan.tiles - 1)
     def _():
@@ -185,151 +174,100 @@ def backward(plan: Plan, x: Inputs, saved: Saved, grads: Gradients, scratch: Bac
 
 
 def _turn(plan: Plan, x: Inputs, saved: Saved, scratch: BackwardScratch) -> None:
-    """Transposed operands, once for all heads of a step."""
-    scratch.document_jl[...] = _columns(x.document_1j[...])
+    """Turns the operands, once for all heads of a step."""
+    scratch.document_jl[...] = columns(x.document_1j[...])
     scratch.q_li[...] = x.q_il[...].T
     scratch.k_lj[...] = x.k_jl[...].T
     scratch.do_li[...] = saved.do_il[...].T
-    for start in plan.starts:
-        here = pl.ds(start, plan.block)
+    for here in plan.blocks:
         for source, target in ((x.q_il, scratch.q_reversed_li), (x.k_jl, scratch.k_reversed_lj)):
             target[:, here] = reverse_rows(source[here, :].astype(jnp.float32)).astype(source.dtype).T
 
 
-def _content_gradients(plan: Plan, x: Inputs, step: Step, saved: Saved, scratch: BackwardScratch) -> None:
-    """Gradients of values, and of queries and keys by their products; leaves the scores' in place of the scores.
+def _content_gradients(
+    plan: Plan, step: Step, x: Inputs, saved: Saved, score_ji: jax.Ref, scratch: BackwardScratch
+) -> None:
+    """Gradients of values, and of queries and keys by their products; writes the scores' in place of the scores.
 
     The probabilities here are score_scale / kept_share times the real ones, which saves a product per score.
     """
-    row, rows = pl.ds(step.head, 1), _head_rows(plan, step.head)
+    row, rows = pl.ds(step.head, 1), head_rows(plan, step.head)
     lse_1i = saved.lse_hi[row, :] - math.log2(plan.score_scale / plan.kept_share)
     delta_1i = saved.delta_hi[row, :] * plan.kept_share
-    do_il = _only(plan, step.head, saved.do_il[...])
+    do_il = only_head(plan, step, saved.do_il[...])
     dq_di = scratch.dq_tli[step.query_tile, rows, :]
-    kept = _dropout(plan, x.seed_hi, step)
-    for start in plan.starts:
-        here = pl.ds(start, plan.block)
-        p_ji = jnp.exp2(scratch.score_ji[here, :] - lse_1i)
-        keep = kept(start)
-        ds_ji = p_ji * (keep(_dot(x.v_jl[here, :], do_il, 1, 1)) - delta_1i)
-        scratch.score_ji[here, :] = ds_ji
+    kept = dropout(plan, step, x)
+    for here in plan.blocks:
+        p_ji = jnp.exp2(score_ji[here, :] - lse_1i)
+        keep = kept(here)
+        ds_ji = p_ji * (keep(dot(x.v_jl[here, :], do_il, 1, 1)) - delta_1i)
+        score_ji[here, :] = ds_ji
         p_ji, ds_ji = keep(p_ji).astype(do_il.dtype), ds_ji.astype(do_il.dtype)
-        scratch.dv_lj[rows, here] += _dot(scratch.do_li[rows, :], p_ji, 1, 1)
-        scratch.dk_lj[rows, here] += _dot(scratch.q_li[rows, :], ds_ji, 1, 1)
-        dq_di += _dot(scratch.k_lj[rows, here], ds_ji, 1, 0)
+        scratch.dv_lj[rows, here] += dot(scratch.do_li[rows, :], p_ji, 1, 1)
+        scratch.dk_lj[rows, here] += dot(scratch.q_li[rows, :], ds_ji, 1, 1)
+        dq_di += dot(scratch.k_lj[rows, here], ds_ji, 1, 0)
     scratch.dq_tli[step.query_tile, rows, :] = dq_di
 
 
-def _near_gradients(plan: Plan, x: Inputs, step: Step, grads: Gradients, scratch: BackwardScratch) -> None:
-    """What positions add to the gradients of queries and keys, and the tables' own, in a tile near the diagonal."""
-    rows, dtype = _head_rows(plan, step.head), x.q_il.dtype
-    for start in plan.starts if "p2c" in plan.terms else ():
-        here, window = pl.ds(start, plan.block), _query_window(plan, step, start)
-        ds_jr = unskew_reversed(scratch.score_ji[here, :], dtype, plan.interpret)
-        scratch.dk_lj[rows, here] += reverse_lanes(_dot(x.pos_q_lr[rows, window], ds_jr, 1, 1))
-        grads.dpos_q_lr[rows, window] += _dot(scratch.k_reversed_lj[rows, here], ds_jr, 1, 0)
-    for start in plan.starts if "c2p" in plan.terms else ():
-        here, window = pl.ds(start, plan.block), _key_window(plan, step, start)
-        ds_ij = scratch.score_ji[:, here].astype(dtype).T  # the transposition of 16-bit numbers is cheaper
-        ds_ir = unskew_reversed(ds_ij.astype(jnp.float32), dtype, plan.interpret)
-        scratch.dq_tli[step.query_tile, rows, here] += reverse_lanes(_dot(x.pos_k_lr[rows, window], ds_ir, 1, 1))
-        grads.dpos_k_lr[rows, window] += _dot(scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
+def _position_gradients(
+    plan: Plan, steps: list[Step], x: Inputs, grads: Gradients, scratch: BackwardScratch
+) -> None:
+    """What positions add to the gradients of queries and keys, and the tables' own, from the scores' gradients."""
+
+    def each(add):
+        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
+            add(plan, step, x, score_ji, grads, scratch)
+
+    near_or_far(plan, steps[0], lambda: each(_near_gradients), lambda: each(_far_gradients))
 
 
-def _scores(plan: Plan, x: Inputs, step: Step, document_jl: jax.Ref, score_ji: jax.Ref) -> None:
-    """Writes a head's scores, scaled and times log2(e), to `score_ji`; MASKED where a query may not look."""
-    q_il, k_jl = _only(plan, step.head, x.q_il[...]), _only(plan, step.head, x.k_jl[...])
-
-    def write(start, *position_ji):
-        here = pl.ds(start, plan.block)
-        s_ji = sum(position_ji, _dot(x.k_jl[here, :], q_il, 1, 1)) * (plan.score_scale * math.log2(math.e))
-        same_ji = _spread(document_jl[here, :], plan.tile) == x.document_1i[...]
-        score_ji[here, :] = jnp.where(same_ji, s_ji, MASKED)
-
-    def near():
-        for start in plan.starts if "c2p" in plan.terms else ():
-            here, window = pl.ds(start, plan.block), _key_window(plan, step, start)
-            e_ir = _dot(q_il[start : start + plan.block], x.pos_k_lr[:, window], 1, 0)
-            score_ji[:, here] = skew(e_ir, plan.interpret).T
-        for start in plan.starts:
-            here, window = pl.ds(start, plan.block), _query_window(plan, step, start)
-            position_ji = [score_ji[here, :]] if "c2p" in plan.terms else []
-            if "p2c" in plan.terms:
-                e_jr = _dot(k_jl[start : start + plan.block], x.pos_q_lr[:, window], 1, 0)
-                position_ji.append(skew(e_jr, plan.interpret))
-            write(start, *position_ji)
-
-    _near_or_far(plan, step, near, lambda: None)
+def _near_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gradients, scratch: BackwardScratch):
+    rows, dtype = head_rows(plan, step.head), x.q_il.dtype
+    for here in plan.blocks if "p2c" in plan.terms else ():
+        window = query_window(plan, step, here)
+        ds_jr = unskew_reversed(ds_ji[here, :], dtype, plan.interpret)
+        scratch.dk_lj[rows, here] += reverse_lanes(dot(x.pos_q_lr[rows, window], ds_jr, 1, 1))
+        grads.dpos_q_lr[rows, window] += dot(scratch.k_reversed_lj[rows, here], ds_jr, 1, 0)
+    for here in plan.blocks if "c2p" in plan.terms else ():
+        window = key_window(plan, step, here)
+        ds_ij = ds_ji[:, here].astype(dtype).T.astype(jnp.float32)  # 16-bit numbers are turned at a third of the price
+        ds_ir = unskew_reversed(ds_ij, dtype, plan.interpret)
+        scratch.dq_tli[step.query_tile, rows, here] += reverse_lanes(dot(x.pos_k_lr[rows, window], ds_ir, 1, 1))
+        grads.dpos_k_lr[rows, window] += dot(scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
 
 
-def _near_or_far(plan: Plan, step: Step, near, far) -> None:
-    """Runs what belongs to the tile's distance from the diagonal."""
-    if plan.all_near:
-        near()
-        return
-    offset, (low, high) = step.query_tile - step.key_tile, plan.near
-    is_near = (offset >= low) & (offset <= high)
-    pl.when(is_near)(near)
-    pl.when(~is_near)(far)
+def _far_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gradients, scratch: BackwardScratch):
+    """One row of each table: sums over keys and over queries. Its gradient may lie on any of the row's 128 copies."""
+    rows, f32 = head_rows(plan, step.head), jnp.float32
+    if "p2c" in plan.terms:
+        row, ones = far_queries(plan, step), jnp.ones((16, plan.tile), x.k_jl.dtype)
+        for here in plan.blocks:
+            sum_1j = dot(ones, ds_ji[here, :].astype(ones.dtype), 1, 1)[:1]
+            scratch.dk_lj[rows, here] += spread(x.pos_q_lr[rows, row].astype(f32), plan.block) * sum_1j
+            grads.dpos_q_lr[rows, row] += _fold(scratch.k_lj[rows, here].astype(f32) * sum_1j)
+    if "c2p" in plan.terms:
+        row, sum_1i = far_keys(plan, step), jnp.sum(ds_ji[...], axis=0, keepdims=True)
+        scratch.dq_tli[step.query_tile, rows, :] += spread(x.pos_k_lr[rows, row].astype(f32), plan.tile) * sum_1i
+        grads.dpos_k_lr[rows, row] += _fold(scratch.q_li[rows, :].astype(f32) * sum_1i)
 
 
-def _dropout(plan: Plan, seed_hi: jax.Ref | None, step: Step):
-    """kept(start) is a function that zeroes what dropout takes from block `start` of [j, i]."""
-    if plan.rate == 0:
-        return lambda start: lambda a_ji: a_ji
-    seed_1i = seed_hi[pl.ds(step.head, 1), :]
+def _scores(plan: Plan, steps: list[Step], x: Inputs, scratch: ForwardScratch | BackwardScratch) -> None:
+    def each(write):
+        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
+            write(plan, step, x, scratch.document_jl, score_ji)
 
-    def kept(start):
-        j = step.key_tile * plan.tile + start + lax.broadcasted_iota(jnp.int32, (plan.block, plan.tile), 0)
-        keep_ji = hash_bits(seed_1i, j) >= plan.threshold
-        return lambda a_ji: jnp.where(keep_ji, a_ji, 0)
-
-    return kept
+    near_or_far(plan, steps[0], lambda: each(near_scores), lambda: each(far_scores))
 
 
-def hash_bits(row_seed: jax.Array, column: jax.Array) -> jax.Array:
-    """32 well-mixed bits, as int32, from the seed of a row of scores and a column's number."""
-    x = row_seed ^ (column * _int32(0x9E3779B1))
-    x = (x ^ lax.shift_right_logical(x, 16)) * _int32(0x85EBCA6B)
-    return (x ^ lax.shift_right_logical(x, 13)) * _int32(0xC2B2AE35)
+def _abreast(plan: Plan, index, group, sequence, query_tile, key_tile) -> list[Step]:
+    heads = (index * plan.abreast + side for side in range(plan.abreast))
+    return [Step(group, sequence, query_tile, key_tile, head) for head in heads]
 
 
-def _int32(bits: int) -> jax.Array:
-    return jnp.int32(bits - (bits >> 31 << 32))
+def _sides(plan: Plan, scratch: ForwardScratch | BackwardScratch) -> list[jax.Ref]:
+    return [scratch.score_aji.at[side] for side in range(plan.abreast)]
 
 
-def _head_rows(plan: Plan, head) -> pl.Slice:
-    return pl.ds(pl.multiple_of(head * plan.head_size, plan.head_size), plan.head_size)
-
-
-def _key_window(plan: Plan, step: Step, start: int) -> pl.Slice:
-    at = plan.key_window(step.query_tile - step.key_tile, start)
-    return pl.ds(pl.multiple_of(at, LANES), plan.window)
-
-
-def _query_window(plan: Plan, step: Step, start: int) -> pl.Slice:
-    at = plan.query_window(step.query_tile - step.key_tile, start)
-    return pl.ds(pl.multiple_of(at, LANES), plan.window)
-
-
-def _only(plan: Plan, head: jax.Array, a_nl: jax.Array) -> jax.Array:
-    """`a_nl` with the lanes of other heads zeroed."""
-    lane_nl = lax.broadcasted_iota(jnp.int32, a_nl.shape, 1) - head * plan.head_size
-    return jnp.where((lane_nl >= 0) & (lane_nl < plan.head_size), a_nl, jnp.zeros_like(a_nl))
-
-
-def _columns(a_1j: jax.Array) -> jax.Array:
-    """A row [1, j] as a column in every lane, [j, l]."""
-    return jnp.broadcast_to(a_1j, (LANES, a_1j.shape[1])).T
-
-
-def _spread(a_jl: jax.Array, width: int) -> jax.Array:
-    """A column in every lane, as `width` lanes."""
-    return jnp.concatenate([a_jl] * (width // LANES), axis=1)
-
-
-def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Product over axis a_axis of `a` and b_axis of `b`, in float32; exact products of float32 operands."""
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    dims = (((a_axis,), (b_axis,)), ((), ()))
-    return lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
+def _fold(a_dn: jax.Array) -> jax.Array:
+    """[d, n] as [d, 128]: the sum of its groups of lanes."""
+    return sum(a_dn[:, start : start + LANES] for start in range(0, a_dn.shape[1], LANES))

@@ -10,6 +10,7 @@ import functools
 import math
 
 import numpy as np
+from jax.experimental import pallas as pl
 
 from deberta_jax.ops.attention.tpu_skew import LANES
 
@@ -58,9 +59,14 @@ class Plan:
         return 1 - round(self.rate * 2**32) / 2**32
 
     @property
-    def starts(self) -> range:
-        """First row of each block of a tile."""
-        return range(0, self.tile, self.block)
+    def blocks(self) -> list[pl.Slice]:
+        """Of the rows of a tile."""
+        return [pl.ds(start, self.block) for start in range(0, self.tile, self.block)]
+
+    @property
+    def abreast(self) -> int:
+        """Heads that are computed together."""
+        return min(2, self.heads)
 
     @property
     def window(self) -> int:
