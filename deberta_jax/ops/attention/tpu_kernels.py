@@ -209,9 +209,7 @@ def _content_gradients(
     scratch.dq_tli[step.query_tile, rows, :] = dq_di
 
 
-def _position_gradients(
-    plan: Plan, steps: list[Step], x: Inputs, grads: Gradients, scratch: BackwardScratch
-) -> None:
+def _position_gradients(plan: Plan, steps: list[Step], x: Inputs, grads: Gradients, scratch: BackwardScratch) -> None:
     """What positions add to the gradients of queries and keys, and the tables' own, from the scores' gradients."""
 
     def each(add):

@@ -16,6 +16,7 @@ from deberta_jax.ops.attention.tpu_skew import LANES
 
 WHOLE = 1024  # a sequence up to here is one tile
 TILE = 512  # the largest tile of a longer one
+BLOCK = 256  # rows, where a tile is a multiple of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +103,15 @@ class Plan:
 
 
 def make_plan(
-    length: int, row_of_distance: np.ndarray, *, whole: int = WHOLE, tile: int = TILE, block: int = LANES, **settings
+    length: int, row_of_distance: np.ndarray, *, whole: int = WHOLE, tile: int = TILE, block: int = BLOCK, **settings
 ) -> Plan:
     """The plan for a sequence of `length`; `settings` are the other fields of a plan."""
     tiles = 1 if length <= whole else math.ceil(length / tile)
     tile = math.ceil(length / tiles / LANES) * LANES
-    near = near_offsets(row_of_distance, tile, tiles)
-    return Plan(tile=tile, tiles=tiles, block=min(block, tile), near=near, **settings)
+    block = block if tile % block == 0 else LANES
+    # Without tables all tiles are alike.
+    near = near_offsets(row_of_distance, tile, tiles) if settings["terms"] else (1 - tiles, tiles - 1)
+    return Plan(tile=tile, tiles=tiles, block=block, near=near, **settings)
 
 
 def near_offsets(row_of_distance: np.ndarray, tile: int, tiles: int) -> tuple[int, int]:
