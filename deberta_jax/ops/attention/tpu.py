@@ -118,10 +118,12 @@ def run(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(plan: Plan, x: Inputs) -> jax.Array:
-    return tpu_calls.forward(plan, x).o_il
+    return _fused_forward(plan, x)[0]
 
 
 def _fused_forward(plan: Plan, x: Inputs):
+    tables = (table if table is None else table.astype(x.q_il.dtype) for table in (x.pos_k_lr, x.pos_q_lr))
+    x = Inputs(x.q_il, x.k_jl, x.v_jl, *tables, *x[5:])
     out = tpu_calls.forward(plan, x)
     return out.o_il, (x, out)
 
@@ -132,7 +134,7 @@ def _fused_backward(plan: Plan, residuals: tuple[Inputs, Outputs], do_bnm: jax.A
     delta_bnh = product_bnm.reshape(*do_bnm.shape[:2], -1, plan.head_size).sum(-1)
     delta_bghn = delta_bnh.swapaxes(1, 2).reshape(out.lse_hi.shape)
     grads = tpu_calls.backward(plan, x, Saved(do_bnm, out.lse_hi, delta_bghn))
-    return (Inputs(*grads, None, None, None, None),)
+    return (Inputs(*grads, document_1i=None, document_1j=None, seed_hi=None, seed_bh=None),)
 
 
 _fused.defvjp(_fused_forward, _fused_backward)

@@ -33,7 +33,7 @@ def forward(plan: Plan, x: Inputs) -> kernels.Outputs:
     specs = kernels.Outputs(blocks.positions(of_queries=True), blocks.numbers())
     shapes = kernels.Outputs(_like(x.q_il), jax.ShapeDtypeStruct(lse_shape, jnp.float32))
     call = _call(plan, kernels.forward, x, (blocks.inputs(x),), specs, shapes, scratch)
-    return call(_rounded(x))
+    return call(x)
 
 
 def backward(plan: Plan, x: Inputs, saved: kernels.Saved) -> kernels.Gradients:
@@ -55,9 +55,10 @@ def backward(plan: Plan, x: Inputs, saved: kernels.Saved) -> kernels.Gradients:
     )
     queries, keys, inputs = blocks.positions(of_queries=True), blocks.positions(of_queries=False), blocks.inputs(x)
     specs = kernels.Gradients(blocks.sequence(), keys, keys, inputs.pos_k_lr, inputs.pos_q_lr)
-    shapes = kernels.Gradients(*(table if table is None else _like(table) for table in x[:5]))
+    tables = (None if table is None else _like(table, jnp.float32) for table in (x.pos_k_lr, x.pos_q_lr))
+    shapes = kernels.Gradients(_like(x.q_il), _like(x.k_jl), _like(x.v_jl), *tables)
     in_specs = (inputs, kernels.Saved(queries, blocks.numbers(), blocks.numbers()))
-    return _call(plan, kernels.backward, x, in_specs, specs, shapes, scratch)(_rounded(x), saved)
+    return _call(plan, kernels.backward, x, in_specs, specs, shapes, scratch)(x, saved)
 
 
 class Blocks:
@@ -123,11 +124,5 @@ def _call(plan: Plan, kernel, x: Inputs, in_specs, out_specs, out_shape, scratch
     return lambda *operands: call(*operands)[0]
 
 
-def _rounded(x: Inputs) -> Inputs:
-    """The operands with the tables in the dtype of the products."""
-    tables = (table if table is None else table.astype(x.q_il.dtype) for table in (x.pos_k_lr, x.pos_q_lr))
-    return Inputs(*x[:3], *tables, *x[5:])
-
-
-def _like(a: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(a.shape, a.dtype)
+def _like(a: jax.Array, dtype: jnp.dtype | None = None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(a.shape, dtype or a.dtype)

@@ -31,7 +31,7 @@ from deberta_jax.ops.attention.tpu_scores import (
     query_window,
     spread,
 )
-from deberta_jax.ops.attention.tpu_skew import LANES, reverse_lanes, reverse_rows, unskew_reversed
+from deberta_jax.ops.attention.tpu_skew import LANES, reverse, unskew_reversed
 
 LOWEST = -1e20  # a maximum before the first key; no real score is below
 
@@ -181,7 +181,7 @@ def _turn(plan: Plan, x: Inputs, saved: Saved, scratch: BackwardScratch) -> None
     scratch.do_li[...] = saved.do_il[...].T
     for here in plan.blocks:
         for source, target in ((x.q_il, scratch.q_reversed_li), (x.k_jl, scratch.k_reversed_lj)):
-            target[:, here] = reverse_rows(source[here, :].astype(jnp.float32)).astype(source.dtype).T
+            target[:, here] = reverse(source[here, :].astype(jnp.float32), 0, plan.interpret).astype(source.dtype).T
 
 
 def _content_gradients(
@@ -224,13 +224,15 @@ def _near_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gr
     for here in plan.blocks if "p2c" in plan.terms else ():
         window = query_window(plan, step, here)
         ds_jr = unskew_reversed(ds_ji[here, :], dtype, plan.interpret)
-        scratch.dk_lj[rows, here] += reverse_lanes(dot(x.pos_q_lr[rows, window], ds_jr, 1, 1))
+        dk_dj = dot(x.pos_q_lr[rows, window], ds_jr, 1, 1)
+        scratch.dk_lj[rows, here] += reverse(dk_dj, 1, plan.interpret)
         grads.dpos_q_lr[rows, window] += dot(scratch.k_reversed_lj[rows, here], ds_jr, 1, 0)
     for here in plan.blocks if "c2p" in plan.terms else ():
         window = key_window(plan, step, here)
         ds_ij = ds_ji[:, here].astype(dtype).T.astype(jnp.float32)  # 16-bit numbers are turned at a third of the price
         ds_ir = unskew_reversed(ds_ij, dtype, plan.interpret)
-        scratch.dq_tli[step.query_tile, rows, here] += reverse_lanes(dot(x.pos_k_lr[rows, window], ds_ir, 1, 1))
+        dq_di = dot(x.pos_k_lr[rows, window], ds_ir, 1, 1)
+        scratch.dq_tli[step.query_tile, rows, here] += reverse(dq_di, 1, plan.interpret)
         grads.dpos_k_lr[rows, window] += dot(scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
 
 

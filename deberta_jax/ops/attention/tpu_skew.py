@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 
-SUBLANES, LANES = 8, 128  # of a register of 32-bit numbers
+LANES = 128
+REGISTER = (8, LANES)  # rows and columns of one, of 32-bit numbers
 
 
 def skew(e_xw: jax.Array, interpret: bool) -> jax.Array:
@@ -23,7 +24,7 @@ def skew(e_xw: jax.Array, interpret: bool) -> jax.Array:
 def unskew_reversed(s_xy: jax.Array, dtype: jnp.dtype, interpret: bool) -> jax.Array:
     """The transpose of `skew`, [x, y] to [x, y + x], with its rows in reversed order, as `dtype`; the rest is zero."""
     rows = s_xy.shape[0]
-    turned_xy = reverse_rows(s_xy).astype(dtype)  # 16-bit numbers rotate at half the price
+    turned_xy = reverse(s_xy, 0, interpret).astype(dtype)  # 16-bit numbers rotate at half the price
     padded_xw = jnp.concatenate([turned_xy, jnp.zeros((rows, rows), dtype)], axis=1)
     return rotate(padded_xw, 0, interpret)
 
@@ -39,21 +40,15 @@ def rotate(a_xw: jax.Array, shift: int, interpret: bool) -> jax.Array:
     return flat[: rows * (2 * width - 1)].reshape(rows, 2 * width - 1)[:, :width]
 
 
-def reverse_rows(a_xy: jax.Array) -> jax.Array:
-    """The rows of a 32-bit array [8 n, y] from the last to the first."""
-    # A gather over rows may not leave a register, so each one is turned around and then their order.
-    starts = range(a_xy.shape[0] - SUBLANES, -1, -SUBLANES)
-    turn_sy = SUBLANES - 1 - lax.broadcasted_iota(jnp.int32, (SUBLANES, a_xy.shape[1]), 0)
-    groups = (lax.slice_in_dim(a_xy, start, start + SUBLANES) for start in starts)
-    return jnp.concatenate([_take(group, turn_sy, axis=0) for group in groups])
-
-
-def reverse_lanes(a_xy: jax.Array) -> jax.Array:
-    """The columns of a 32-bit array [x, 128 n] from the last to the first."""
-    starts = range(a_xy.shape[1] - LANES, -1, -LANES)
-    turn_xl = LANES - 1 - lax.broadcasted_iota(jnp.int32, (a_xy.shape[0], LANES), 1)
-    groups = (lax.slice_in_dim(a_xy, start, start + LANES, axis=1) for start in starts)
-    return jnp.concatenate([_take(group, turn_xl, axis=1) for group in groups], axis=1)
+def reverse(a_xy: jax.Array, axis: int, interpret: bool) -> jax.Array:
+    """A 32-bit array of whole registers with its rows (axis 0) or columns (axis 1) from the last to the first."""
+    if interpret:
+        return jnp.flip(a_xy, axis)
+    # A TPU's gather may not leave a register, so each one is turned around and then their order.
+    size = REGISTER[axis]
+    groups = (lax.slice_in_dim(a_xy, at, at + size, axis=axis) for at in reversed(range(0, a_xy.shape[axis], size)))
+    turned = (_take(group, size - 1 - lax.broadcasted_iota(jnp.int32, group.shape, axis), axis) for group in groups)
+    return jnp.concatenate(list(turned), axis=axis)
 
 
 def _take(a: jax.Array, index: jax.Array, axis: int) -> jax.Array:
