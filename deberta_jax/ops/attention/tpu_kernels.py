@@ -116,7 +116,7 @@ def _mix(plan: Plan, step: Step, x: Inputs, score_ji: jax.Ref, scratch: ForwardS
     for here in plan.blocks:
         p_ji = jnp.exp2(score_ji[here, :] - maximum_1i)
         sum_1i += jnp.sum(p_ji, axis=0, keepdims=True)
-        o_di += dot(scratch.v_lj[rows, here], kept(here)(p_ji).astype(x.v_jl.dtype), 1, 0)
+        o_di += dot(plan, scratch.v_lj[rows, here], kept(here)(p_ji).astype(x.v_jl.dtype), 1, 0)
     scratch.maximum_hi[row, :] = maximum_1i
     scratch.sum_hi[row, :] = sum_1i
     scratch.o_li[rows, :] = o_di
@@ -200,12 +200,12 @@ def _content_gradients(
     for here in plan.blocks:
         p_ji = jnp.exp2(score_ji[here, :] - lse_1i)
         keep = kept(here)
-        ds_ji = p_ji * (keep(dot(x.v_jl[here, :], do_il, 1, 1)) - delta_1i)
+        ds_ji = p_ji * (keep(dot(plan, x.v_jl[here, :], do_il, 1, 1)) - delta_1i)
         score_ji[here, :] = ds_ji
         p_ji, ds_ji = keep(p_ji).astype(do_il.dtype), ds_ji.astype(do_il.dtype)
-        scratch.dv_lj[rows, here] += dot(scratch.do_li[rows, :], p_ji, 1, 1)
-        scratch.dk_lj[rows, here] += dot(scratch.q_li[rows, :], ds_ji, 1, 1)
-        dq_di += dot(scratch.k_lj[rows, here], ds_ji, 1, 0)
+        scratch.dv_lj[rows, here] += dot(plan, scratch.do_li[rows, :], p_ji, 1, 1)
+        scratch.dk_lj[rows, here] += dot(plan, scratch.q_li[rows, :], ds_ji, 1, 1)
+        dq_di += dot(plan, scratch.k_lj[rows, here], ds_ji, 1, 0)
     scratch.dq_tli[step.query_tile, rows, :] = dq_di
 
 
@@ -224,16 +224,16 @@ def _near_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gr
     for here in plan.blocks if "p2c" in plan.terms else ():
         window = query_window(plan, step, here)
         ds_jr = unskew_reversed(ds_ji[here, :], dtype, plan.interpret)
-        dk_dj = dot(x.pos_q_lr[rows, window], ds_jr, 1, 1)
+        dk_dj = dot(plan, x.pos_q_lr[rows, window], ds_jr, 1, 1)
         scratch.dk_lj[rows, here] += reverse(dk_dj, 1, plan.interpret)
-        grads.dpos_q_lr[rows, window] += dot(scratch.k_reversed_lj[rows, here], ds_jr, 1, 0)
+        grads.dpos_q_lr[rows, window] += dot(plan, scratch.k_reversed_lj[rows, here], ds_jr, 1, 0)
     for here in plan.blocks if "c2p" in plan.terms else ():
         window = key_window(plan, step, here)
         ds_ij = ds_ji[:, here].astype(dtype).T.astype(jnp.float32)  # 16-bit numbers are turned at a third of the price
         ds_ir = unskew_reversed(ds_ij, dtype, plan.interpret)
-        dq_di = dot(x.pos_k_lr[rows, window], ds_ir, 1, 1)
+        dq_di = dot(plan, x.pos_k_lr[rows, window], ds_ir, 1, 1)
         scratch.dq_tli[step.query_tile, rows, here] += reverse(dq_di, 1, plan.interpret)
-        grads.dpos_k_lr[rows, window] += dot(scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
+        grads.dpos_k_lr[rows, window] += dot(plan, scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
 
 
 def _far_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gradients, scratch: BackwardScratch):
@@ -242,7 +242,7 @@ def _far_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gra
     if "p2c" in plan.terms:
         row, ones = far_queries(plan, step), jnp.ones((16, plan.tile), x.k_jl.dtype)
         for here in plan.blocks:
-            sum_1j = dot(ones, ds_ji[here, :].astype(ones.dtype), 1, 1)[:1]
+            sum_1j = dot(plan, ones, ds_ji[here, :].astype(ones.dtype), 1, 1)[:1]
             scratch.dk_lj[rows, here] += spread(x.pos_q_lr[rows, row].astype(f32), plan.block) * sum_1j
             grads.dpos_q_lr[rows, row] += _fold(scratch.k_lj[rows, here].astype(f32) * sum_1j)
     if "c2p" in plan.terms:

@@ -67,14 +67,14 @@ def near_scores(plan: Plan, step: Step, x: Inputs, document_jl: jax.Ref, score_j
     """Writes a head's scores of a tile where each distance has its own row of the tables."""
     q_il, k_jl = only_head(plan, step, x.q_il[...]), only_head(plan, step, x.k_jl[...])
     for here in plan.blocks if "c2p" in plan.terms else ():
-        e_ir = dot(_rows(q_il, here), x.pos_k_lr[:, key_window(plan, step, here)], 1, 0)
+        e_ir = dot(plan, _rows(q_il, here), x.pos_k_lr[:, key_window(plan, step, here)], 1, 0)
         score_ji[:, here] = skew(e_ir, plan.interpret).T
     for here in plan.blocks:
-        s_ji = dot(x.k_jl[here, :], q_il, 1, 1)
+        s_ji = dot(plan, x.k_jl[here, :], q_il, 1, 1)
         if "c2p" in plan.terms:
             s_ji += score_ji[here, :]
         if "p2c" in plan.terms:
-            e_jr = dot(_rows(k_jl, here), x.pos_q_lr[:, query_window(plan, step, here)], 1, 0)
+            e_jr = dot(plan, _rows(k_jl, here), x.pos_q_lr[:, query_window(plan, step, here)], 1, 0)
             s_ji += skew(e_jr, plan.interpret)
         _write(plan, x, document_jl, score_ji, here, s_ji)
 
@@ -83,13 +83,13 @@ def far_scores(plan: Plan, step: Step, x: Inputs, document_jl: jax.Ref, score_ji
     """As `near_scores` where all distances have the same row: one number a query and one a key."""
     q_il, k_jl = only_head(plan, step, x.q_il[...]), only_head(plan, step, x.k_jl[...])
     if "c2p" in plan.terms:
-        c2p_1i = dot(x.pos_k_lr[:, far_keys(plan, step)], q_il, 0, 1)[:1]
+        c2p_1i = dot(plan, x.pos_k_lr[:, far_keys(plan, step)], q_il, 0, 1)[:1]
     for here in plan.blocks:
-        s_ji = dot(x.k_jl[here, :], q_il, 1, 1)
+        s_ji = dot(plan, x.k_jl[here, :], q_il, 1, 1)
         if "c2p" in plan.terms:
             s_ji += c2p_1i
         if "p2c" in plan.terms:
-            p2c_jl = dot(_rows(k_jl, here), x.pos_q_lr[:, far_queries(plan, step)], 1, 0)
+            p2c_jl = dot(plan, _rows(k_jl, here), x.pos_q_lr[:, far_queries(plan, step)], 1, 0)
             s_ji += spread(p2c_jl, plan.tile)
         _write(plan, x, document_jl, score_ji, here, s_ji)
 
@@ -189,8 +189,10 @@ def spread(a_jl: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([a_jl] * (width // LANES), axis=1)
 
 
-def dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+def dot(plan: Plan, a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     """Product over axis `a_axis` of `a` and `b_axis` of `b`, in float32; exact products of float32 operands."""
+    if plan.interpret:  # XLA on CPUs lacks some products of 16-bit numbers
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
     dims = (((a_axis,), (b_axis,)), ((), ()))
     return lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
