@@ -1,0 +1,85 @@
+"""Compiling for TPUs that are not there: the compiler alone (requirements-libtpu.txt), on any machine.
+
+compiled = compile_for("v5e", step, state_shapes, batch_shapes)
+moves(compiled.as_text())                    # its gathers and scatters
+with tempfile.TemporaryDirectory() as folder:
+    schedules(folder, compile_for, "v5e", step, ...)  # cycles of its kernels, by name
+"""
+
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology with each
+GIGAHERTZ = {"v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
+
+_DEFINITION = re.compile(r"%([\w.-]+) = \w+\[([\d,]*)\]\S* ([\w-]+)\(([^)]*)\)")
+_SCHEDULE = "*schedule-analysis_packed-bundles-post-ra.txt"
+
+
+class Move(NamedTuple):
+    """A gather or scatter of compiled code."""
+
+    operation: str
+    result: tuple[int, ...]
+    operands: list[tuple[int, ...]]
+
+
+def devices(chip: str) -> list:
+    """The devices, for a mesh, of the smallest slice with `chip`."""
+    # Nobody is there to answer the question what machine this is.
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices
+
+
+def compile_for(chip: str, function: Callable, *shapes: Any) -> jax.stages.Compiled:
+    """`function` compiled for one `chip`; `shapes` are trees of ShapeDtypeStruct."""
+    alone = NamedSharding(Mesh(np.array(devices(chip)[:1]), ("x",)), PartitionSpec())
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone), shapes)
+    return jax.jit(function).lower(*placed).compile()
+
+
+def moves(hlo: str) -> Iterator[Move]:
+    """The gathers and scatters of a compiled program (`Compiled.as_text()`), those inside fusions too."""
+    definitions = list(_DEFINITION.findall(hlo))
+    shape_of = {name: _shape(dimensions) for name, dimensions, _, _ in definitions}
+    for name, _, operation, operands in definitions:
+        if operation in ("gather", "scatter"):
+            yield Move(operation, shape_of[name], [shape_of[used] for used in re.findall(r"%([\w.-]+)", operands)])
+
+
+def _shape(dimensions: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in dimensions.split(",") if size)
+
+
+def schedules(folder: str | Path, function: Callable, *arguments: Any) -> dict[str, int]:
+    """Cycles of one grid step of each kernel that `function(*arguments)` compiles, by the kernel's name.
+
+    These are the bundles of instructions of the compiler's static schedule: waiting for memory is not in them, a
+    loop's body and both sides of a branch are counted once. `function` runs in another process, since the compiler
+    reads its settings when it is first used; `folder` must be empty.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_dump, initargs=(str(folder),)) as process:
+        process.submit(_call, function, arguments).result()
+    return {
+        re.sub(r"^\d+-|-\d+-schedule.*", "", path.name): int(re.search(r"bundles: +(\d+)", path.read_text())[1])
+        for path in Path(folder).glob(_SCHEDULE)
+    }
+
+
+def _dump(folder: str) -> None:
+    os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+
+
+def _call(function: Callable, arguments: tuple) -> None:
+    function(*arguments)  # what it returns may not be able to travel
