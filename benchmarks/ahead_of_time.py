@@ -36,8 +36,8 @@ class Move(NamedTuple):
 
 def devices(chip: str) -> list:
     """The devices, for a mesh, of the smallest slice with `chip`."""
-    # Nobody is there to answer the question what machine this is.
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # nobody is there to answer what machine this is
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several processes may share the TPU that is not there
     return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices
 
 

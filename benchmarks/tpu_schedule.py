@@ -1,4 +1,4 @@
-"""How many cycles the TPU attention kernel takes, by the compiler's static schedule: no TPU is needed, none is measured.
+"""How many cycles the TPU attention kernel takes by the compiler's static schedule: computed without a TPU.
 
 python -m benchmarks.tpu_schedule --json=benchmarks/results/tpu_schedule.json
 
