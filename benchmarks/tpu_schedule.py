@@ -8,18 +8,17 @@ diagonal and those far from it are counted as often as they occur. Needs require
 """
 
 import dataclasses
-import json
-import platform
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import report
 from benchmarks.ahead_of_time import CHIPS, GIGAHERTZ, compile_for, schedules
+from deberta_jax import errors
 from deberta_jax.flags import Arguments
 from deberta_jax.ops.attention import tpu_calls
 from deberta_jax.ops.attention.tpu_kernels import Saved
@@ -33,19 +32,17 @@ SPAN = 256, 512  # buckets and distance limit of the released models
 BATCH, HEADS = 2, 12
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     parser = Arguments(prog="python -m benchmarks.tpu_schedule", description=__doc__)
-    parser.add_argument("--json", required=True, type=Path)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    rows = [measured(chip, length) for chip in CHIPS for length in LENGTHS]
-    print(f"{'chip':5}{'length':>7}{'forward':>9}{'backward':>10}   us per sequence and layer of {HEADS} heads")
-    for row in rows:
-        print(f"{row['chip']:5}{row['length']:7}{row['forward']:9}{row['backward']:10}   {row['microseconds']:.0f}")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"setting": setting(), "rows": rows}, indent=1) + "\n")
+    rows = [counted(chip, length) for chip in CHIPS for length in LENGTHS]
+    print(report.table(rows))
+    if args.json:
+        report.write(args.json, rows)
 
 
-def measured(chip: str, length: int, **sizes: int) -> dict:
+def counted(chip: str, length: int, **sizes: int) -> dict:
     """Cycles of both kernels per head and sequence; `sizes` of the plan, when not the usual ones."""
     plan = released_plan(length, **sizes)
     forward, backward = cycles(chip, plan, compile_forward), cycles(chip, plan, compile_backward)
@@ -99,14 +96,5 @@ def operand_shapes(plan: Plan) -> Inputs:
     return Inputs(*[positions] * 3, table, table, document, document, seed, None)
 
 
-def setting() -> dict:
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
-    return (
-        {"command": " ".join(["python -m benchmarks.tpu_schedule", *sys.argv[1:]])}
-        | versions
-        | {"python": platform.python_version(), "batch": BATCH, "heads": HEADS}
-    )
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main, sys.argv[1:]))

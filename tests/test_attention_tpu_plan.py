@@ -72,11 +72,3 @@ def test_blocks_fit_the_tile():
 def test_without_terms_all_tiles_are_alike():
     rows = row_of_distance(np.arange(-4096, 4096), 256, 512, clamp=True)
     assert make_plan(4096, rows, **{**SETTINGS, "terms": ()}).all_near
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
-def test_the_threshold_keeps_the_kept_share_of_all_numbers(rate):
-    rows = row_of_distance(np.arange(-8, 8), 256, 512, clamp=True)
-    plan = make_plan(8, rows, **{**SETTINGS, "rate": rate})
-    assert plan.kept_share == pytest.approx(1 - rate, abs=2**-32)
-    assert (2**31 - plan.threshold) / 2**32 == plan.kept_share

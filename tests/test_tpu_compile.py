@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import ahead_of_time, tpu_schedule
+from deberta_jax.ops import buckets
 from deberta_jax.ops.attention import tpu
-from deberta_jax.ops.buckets import row_of_distance
+from deberta_jax.ops.attention.problem import Problem
 
 pytestmark = [
     pytest.mark.libtpu,
@@ -29,20 +30,17 @@ BATCH, HEADS = 3, 4
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
-def compiled_gradient(chip: str, length: int, dtype: jnp.dtype, **rules) -> jax.stages.Compiled:
+def compiled_gradient(
+    chip: str, length: int, dtype: jnp.dtype, rate: float = 0.1, **options: bool
+) -> jax.stages.Compiled:
     """Value and all gradients with heads of 64, compiled."""
-    row_of = row_of_distance(np.arange(-length, length), 256, 512, clamp=True)
-    fixed = {"row_of_distance": row_of, "terms": ("c2p", "p2c"), "rate": 0.1} | rules
+    row_of_distance = buckets.row_of_distance(np.arange(-length, length), 256, 512, clamp=True)
 
     def loss(q, k, v, pos_k, pos_q, document_bk, seed):
-        tables = {"pos_k_rhd": pos_k, "pos_q_rhd": pos_q}
-        o_bqhd = tpu.attend(q, k, v, **tables, document_bk=document_bk, row_seed_bhq=seed, **fixed)
-        return o_bqhd.astype(jnp.float32).sum()
+        given = Problem(q, k, v, pos_k, pos_q, row_of_distance, ("c2p", "p2c"), document_bk, seed, rate)
+        return tpu.attend(given, **options).astype(jnp.float32).sum()
 
-    position, table = (
-        jax.ShapeDtypeStruct((BATCH, length, HEADS, 64), dtype),
-        jax.ShapeDtypeStruct((512, HEADS, 64), dtype),
-    )
+    position, table = (jax.ShapeDtypeStruct((*rows, HEADS, 64), dtype) for rows in ((BATCH, length), (512,)))
     document, seed = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((BATCH, length), (BATCH, HEADS, length)))
     gradient = jax.value_and_grad(loss, argnums=range(5))
     return ahead_of_time.compile_for(chip, gradient, *[position] * 3, table, table, document, seed)
@@ -63,10 +61,10 @@ def test_float32_compiles():
     compiled_gradient("v5e", 512, jnp.float32)
 
 
-@pytest.mark.parametrize("rules", [{"hardware_bits": True}, {"rate": 0.0}], ids=["hardware's bits", "no dropout"])
-@pytest.mark.parametrize("length", [512, 2048])
-def test_other_dropouts_compile(length, rules):
-    compiled_gradient("v5e", length, jnp.bfloat16, **rules)
+@pytest.mark.parametrize("options", [{"hardware_bits": True}, {"rate": 0.0}], ids=["hardware's bits", "no dropout"])
+@pytest.mark.parametrize("length", [512, slow(2048)])
+def test_other_dropouts_compile(length, options):
+    compiled_gradient("v5e", length, jnp.bfloat16, **options)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

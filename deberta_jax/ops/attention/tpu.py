@@ -15,105 +15,80 @@ import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.ops.attention import tpu_calls
+from deberta_jax.ops.attention.distances import expand
+from deberta_jax.ops.attention.problem import Problem
 from deberta_jax.ops.attention.tpu_kernels import Outputs, Saved
 from deberta_jax.ops.attention.tpu_plan import Plan, make_plan, rows_at_distances
 from deberta_jax.ops.attention.tpu_scores import Inputs
 from deberta_jax.ops.attention.tpu_skew import LANES
 
-SUPPORTED_TERMS = ("c2p", "p2c")
+TERMS = ("c2p", "p2c")
 SMALLEST_HEAD = 16  # rows of a register of 16-bit numbers
 
 
-def attend(
-    q_bqhd: jax.Array,
-    k_bkhd: jax.Array,
-    v_bkhd: jax.Array,
-    pos_k_rhd: jax.Array | None,
-    pos_q_rhd: jax.Array | None,
-    *,
-    row_of_distance: np.ndarray,
-    terms: tuple[str, ...],
-    document_bk: jax.Array,
-    row_seed_bhq: jax.Array | None,
-    rate: float,
-    hardware_bits: bool = False,
-    interpret: bool = False,
-) -> jax.Array:
-    """Mixed values [b, q, h, d] of disentangled self-attention, in the dtype of the values.
+def attend(problem: Problem, *, hardware_bits: bool = False, interpret: bool = False) -> jax.Array:
+    """[b, q, h, d], see `problem.Problem`.
 
-    `terms` are of c2p (needs pos_k) and p2c (needs pos_q). `row_of_distance` [2 * length] gives the table's row for the
-    distances -length .. length - 1. Query i may look at key j where document[i] == document[j] > 0; a query that may
-    look nowhere gets zeros.
+    With `hardware_bits`, what dropout takes is drawn by the chip's own generator, seeded from the first seed of each
+    head: cheaper, but other entries than elsewhere. With `interpret` it runs on any platform, slowly and without that.
 
-    Attention dropout at `rate` keeps a probability by `tpu_scores.hash_bits` of its row's seed and its key's number or,
-    with `hardware_bits`, by the chip's own generator, seeded from them: cheaper, but other bits than elsewhere.
-
-    ValueError for terms or sizes of heads that the kernel is not made for: 128 lanes must hold whole heads.
+    ValueError for what `unfit` says.
     """
-    _check(q_bqhd.shape, terms)
-    plan = make_plan(
-        q_bqhd.shape[1],
-        row_of_distance,
-        head_size=q_bqhd.shape[3],
-        terms=terms,
-        rate=rate,
-        hardware_bits=hardware_bits,
-        interpret=interpret,
-    )
-    return run(plan, q_bqhd, k_bkhd, v_bkhd, pos_k_rhd, pos_q_rhd, row_of_distance, document_bk, row_seed_bhq)
+    heads, head_size = problem.q_bqhd.shape[2:]
+    why_not = unfit(heads, head_size, problem.terms)
+    if why_not:
+        raise ValueError(f"the TPU kernel is not made for {why_not}")
+    return run(plan_for(problem, hardware_bits=hardware_bits, interpret=interpret), problem)
 
 
-def _check(shape: tuple[int, ...], terms: tuple[str, ...]) -> None:
-    _, _, heads, head_size = shape
-    if not set(terms) <= set(SUPPORTED_TERMS):
-        raise ValueError(f"the TPU kernel has the terms {SUPPORTED_TERMS}, not {terms}")
+def unfit(heads: int, head_size: int, terms: tuple[str, ...]) -> str | None:
+    """What the kernel is not made for in attention of this kind; None where it can be used."""
+    others = [term for term in terms if term not in TERMS]
+    if others:
+        return f"the term {others[0]}"
     if head_size < SMALLEST_HEAD or LANES % head_size or heads % (LANES // head_size):
-        raise ValueError(f"the TPU kernel needs whole heads in {LANES} lanes, not {heads} heads of {head_size}")
+        return f"{heads} heads of {head_size}: {LANES} lanes must hold whole heads"
+    return None
 
 
-def run(
-    plan: Plan,
-    q_bqhd: jax.Array,
-    k_bkhd: jax.Array,
-    v_bkhd: jax.Array,
-    pos_k_rhd: jax.Array | None,
-    pos_q_rhd: jax.Array | None,
-    row_of_distance: np.ndarray,
-    document_bk: jax.Array,
-    row_seed_bhq: jax.Array | None,
-) -> jax.Array:
+def plan_for(problem: Problem, **settings: int | bool) -> Plan:
+    """The plan for a problem; `settings` are other arguments of `make_plan`."""
+    return make_plan(
+        problem.q_bqhd.shape[1],
+        problem.row_of_distance,
+        head_size=problem.q_bqhd.shape[3],
+        terms=problem.terms,
+        rate=0.0 if problem.seed_bhq is None else problem.rate,
+        **settings,
+    )
+
+
+def run(plan: Plan, problem: Problem) -> jax.Array:
     """`attend` by a given plan."""
-    batch, length, heads, _ = q_bqhd.shape
-    missing = plan.length - length
-
-    def merge(a_bnhd):
-        return jnp.pad(a_bnhd.reshape(batch, length, -1), ((0, 0), (0, missing), (0, 0)))
-
-    def expand(table_rhd, distances):
-        # float32, so that the gradients of many distances are rounded once, after they have met in their row.
-        rows = rows_at_distances(row_of_distance, distances)
-        return table_rhd.astype(jnp.float32)[rows].reshape(distances.size, -1).T
-
-    document_b1n = jnp.pad(document_bk, ((0, 0), (0, missing)))[:, None]
+    padded = problem.padded(plan.length)
+    batch, length, heads, _ = padded.q_bqhd.shape
+    document_b1n = padded.document_bk[:, None]
     seed_bghn = seed_bh = None
     if plan.rate and plan.hardware_bits:
-        seed_bh = row_seed_bhq[:, :, 0]
+        seed_bh = padded.seed_bhq[:, :, 0]
     elif plan.rate:
-        seed_bhn = jnp.pad(row_seed_bhq, ((0, 0), (0, 0), (0, missing)))
-        seed_bghn = seed_bhn.reshape(batch, heads // plan.heads, plan.heads, plan.length)
-    o_bnm = _fused(
-        plan,
-        Inputs(
-            *map(merge, (q_bqhd, k_bkhd, v_bkhd)),
-            expand(pos_k_rhd, plan.key_distances()) if "c2p" in plan.terms else None,
-            expand(pos_q_rhd, plan.query_distances()) if "p2c" in plan.terms else None,
-            jnp.where(document_b1n > 0, document_b1n, -1),
-            document_b1n,
-            seed_bghn,
-            seed_bh,
-        ),
+        seed_bghn = padded.seed_bhq.reshape(batch, heads // plan.heads, plan.heads, length)
+    x = Inputs(
+        *(a_bnhd.reshape(batch, length, -1) for a_bnhd in (padded.q_bqhd, padded.k_bkhd, padded.v_bkhd)),
+        _expanded(problem, problem.pos_k_rhd, plan.key_distances()) if "c2p" in plan.terms else None,
+        _expanded(problem, problem.pos_q_rhd, plan.query_distances()) if "p2c" in plan.terms else None,
+        jnp.where(document_b1n > 0, document_b1n, -1),
+        document_b1n,
+        seed_bghn,
+        seed_bh,
     )
-    return o_bnm[:, :length].reshape(q_bqhd.shape)
+    return _fused(plan, x).reshape(padded.q_bqhd.shape)[:, : problem.q_bqhd.shape[1]]
+
+
+def _expanded(problem: Problem, table_rhd: jax.Array, distances: np.ndarray) -> jax.Array:
+    """[lane of all heads, distance], in float32: gradients are rounded once they have met in the table's row."""
+    rows = rows_at_distances(problem.row_of_distance, distances)
+    return expand(table_rhd.astype(jnp.float32), rows).reshape(distances.size, -1).T
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

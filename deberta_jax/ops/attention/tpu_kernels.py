@@ -32,6 +32,7 @@ from deberta_jax.ops.attention.tpu_scores import (
     spread,
 )
 from deberta_jax.ops.attention.tpu_skew import LANES, reverse, unskew_reversed
+from deberta_jax.ops.dropout import kept_share
 
 LOWEST = -1e20  # a maximum before the first key; no real score is below
 
@@ -112,11 +113,11 @@ def _mix(plan: Plan, step: Step, x: Inputs, score_ji: jax.Ref, scratch: ForwardS
     decay_1i = jnp.exp2(before_1i - maximum_1i)
     sum_1i = scratch.sum_hi[row, :] * decay_1i
     o_di = scratch.o_li[rows, :] * decay_1i
-    kept = dropout(plan, step, x)
+    only_kept = dropout(plan, step, x)
     for here in plan.blocks:
         p_ji = jnp.exp2(score_ji[here, :] - maximum_1i)
         sum_1i += jnp.sum(p_ji, axis=0, keepdims=True)
-        o_di += dot(plan, scratch.v_lj[rows, here], kept(here)(p_ji).astype(x.v_jl.dtype), 1, 0)
+        o_di += dot(plan, scratch.v_lj[rows, here], only_kept(here)(p_ji).astype(x.v_jl.dtype), 1, 0)
     scratch.maximum_hi[row, :] = maximum_1i
     scratch.sum_hi[row, :] = sum_1i
     scratch.o_li[rows, :] = o_di
@@ -127,7 +128,7 @@ def _finish(plan: Plan, out: Outputs, scratch: ForwardScratch) -> None:
     for head in range(plan.heads):
         row, rows = pl.ds(head, 1), head_rows(plan, head)
         sum_1i = scratch.sum_hi[row, :]
-        scratch.o_li[rows, :] *= jnp.where(sum_1i > 0, 1 / (sum_1i * plan.kept_share), 0)
+        scratch.o_li[rows, :] *= jnp.where(sum_1i > 0, 1 / (sum_1i * kept_share(plan.rate)), 0)
         lse_1i = scratch.maximum_hi[row, :] + jnp.log2(sum_1i)
         out.lse_hi[row, :] = jnp.where(sum_1i > 0, lse_1i, -LOWEST)
     out.o_il[...] = scratch.o_li[...].astype(out.o_il.dtype).T
@@ -165,7 +166,7 @@ def backward(plan: Plan, x: Inputs, saved: Saved, grads: Gradients, scratch: Bac
     @pl.when(query_tile == plan.tiles - 1)
     def _():
         grads.dk_jl[...] = scratch.dk_lj[...].astype(grads.dk_jl.dtype).T
-        grads.dv_jl[...] = (scratch.dv_lj[...] / plan.score_scale).astype(grads.dv_jl.dtype).T
+        grads.dv_jl[...] = (scratch.dv_lj[...] / plan.scale).astype(grads.dv_jl.dtype).T
 
     @pl.when(key_tile == plan.tiles - 1)
     def _():
@@ -189,17 +190,17 @@ def _content_gradients(
 ) -> None:
     """Gradients of values, and of queries and keys by their products; writes the scores' in place of the scores.
 
-    The probabilities here are score_scale / kept_share times the real ones, which saves a product per score.
+    The probabilities here are scale / kept_share times the real ones, which saves a product per score.
     """
     row, rows = pl.ds(step.head, 1), head_rows(plan, step.head)
-    lse_1i = saved.lse_hi[row, :] - math.log2(plan.score_scale / plan.kept_share)
-    delta_1i = saved.delta_hi[row, :] * plan.kept_share
+    lse_1i = saved.lse_hi[row, :] - math.log2(plan.scale / kept_share(plan.rate))
+    delta_1i = saved.delta_hi[row, :] * kept_share(plan.rate)
     do_il = only_head(plan, step, saved.do_il[...])
     dq_di = scratch.dq_tli[step.query_tile, rows, :]
-    kept = dropout(plan, step, x)
+    only_kept = dropout(plan, step, x)
     for here in plan.blocks:
         p_ji = jnp.exp2(score_ji[here, :] - lse_1i)
-        keep = kept(here)
+        keep = only_kept(here)
         ds_ji = p_ji * (keep(dot(plan, x.v_jl[here, :], do_il, 1, 1)) - delta_1i)
         score_ji[here, :] = ds_ji
         p_ji, ds_ji = keep(p_ji).astype(do_il.dtype), ds_ji.astype(do_il.dtype)

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from jax.experimental import pallas as pl
 
+from deberta_jax.ops.attention.problem import score_scale
 from deberta_jax.ops.attention.tpu_skew import LANES
 
 WHOLE = 1024  # a sequence up to here is one tile
@@ -47,17 +48,9 @@ class Plan:
         return LANES // self.head_size
 
     @property
-    def score_scale(self) -> float:
-        return 1 / math.sqrt(self.head_size * (1 + len(self.terms)))
-
-    @property
-    def threshold(self) -> int:
-        """Of 32 random bits as int32: a probability is kept from here on."""
-        return round(self.rate * 2**32) - 2**31
-
-    @property
-    def kept_share(self) -> float:
-        return 1 - round(self.rate * 2**32) / 2**32
+    def scale(self) -> float:
+        """Of the scores."""
+        return score_scale(self.head_size, self.terms)
 
     @property
     def blocks(self) -> list[pl.Slice]:
@@ -109,6 +102,7 @@ def make_plan(
     tiles = 1 if length <= whole else math.ceil(length / tile)
     tile = math.ceil(length / tiles / LANES) * LANES
     block = block if tile % block == 0 else LANES
+    assert tiles == 1 or tile >= 2 * LANES, "the outermost 128 distances of near tiles must reach into far ones"
     # Without tables all tiles are alike.
     near = near_offsets(row_of_distance, tile, tiles) if settings["terms"] else (1 - tiles, tiles - 1)
     return Plan(tile=tile, tiles=tiles, block=block, near=near, **settings)

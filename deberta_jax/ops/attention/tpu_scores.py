@@ -20,6 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from deberta_jax.ops.attention.tpu_plan import Plan
 from deberta_jax.ops.attention.tpu_skew import LANES, skew
+from deberta_jax.ops.dropout import kept, threshold
 
 MASKED = -1e30  # below every real score, and below the lowest maximum by more than an exponent's range
 
@@ -96,7 +97,7 @@ def far_scores(plan: Plan, step: Step, x: Inputs, document_jl: jax.Ref, score_ji
 
 def _write(plan: Plan, x: Inputs, document_jl: jax.Ref, score_ji: jax.Ref, here: pl.Slice, s_ji: jax.Array) -> None:
     same_ji = spread(document_jl[here, :], plan.tile) == x.document_1i[...]
-    score_ji[here, :] = jnp.where(same_ji, s_ji * (plan.score_scale * math.log2(math.e)), MASKED)
+    score_ji[here, :] = jnp.where(same_ji, s_ji * (plan.scale * math.log2(math.e)), MASKED)
 
 
 def key_window(plan: Plan, step: Step, here: pl.Slice) -> pl.Slice:
@@ -126,40 +127,30 @@ def _edge(plan: Plan, first: jax.Array) -> pl.Slice:
 def dropout(plan: Plan, step: Step, x: Inputs) -> Callable[[pl.Slice], Callable[[jax.Array], jax.Array]]:
     """dropout(...)(here) is a function that zeroes what is dropped from block `here` of [j, i].
 
-    The blocks must be asked for in order: with the hardware's generator the bits of a block depend on it.
+    The blocks must be asked for in order: the hardware's generator goes on from one to the next.
     """
     if plan.rate == 0:
         return lambda here: lambda a_ji: a_ji
-    bits = _hardware_bits(plan, step, x) if plan.hardware_bits else _hashed_bits(plan, step, x)
+    keeps = _drawn(plan, step, x) if plan.hardware_bits else _hashed(plan, step, x)
 
-    def kept(here):
-        keep_ji = bits(here) >= plan.threshold
+    def only_kept(here):
+        keep_ji = keeps(here)
         return lambda a_ji: jnp.where(keep_ji, a_ji, 0)
 
-    return kept
+    return only_kept
 
 
-def _hashed_bits(plan, step, x):
+def _hashed(plan: Plan, step: Step, x: Inputs) -> Callable[[pl.Slice], jax.Array]:
     seed_1i = x.seed_hi[pl.ds(step.head, 1), :]
     j = lax.broadcasted_iota(jnp.int32, (plan.block, plan.tile), 0) + step.key_tile * plan.tile
-    return lambda here: hash_bits(seed_1i, j + here.start)
+    return lambda here: kept(seed_1i, j + here.start, plan.rate)
 
 
-def _hardware_bits(plan, step, x):
+def _drawn(plan: Plan, step: Step, x: Inputs) -> Callable[[pl.Slice], jax.Array]:
     seed = x.seed_bh[step.sequence, step.group * plan.heads + step.head]
     pltpu.prng_seed(seed, step.query_tile * plan.tiles + step.key_tile)
-    return lambda here: lax.bitcast_convert_type(pltpu.prng_random_bits((plan.block, plan.tile)), jnp.int32)
-
-
-def hash_bits(row_seed: jax.Array, column: jax.Array) -> jax.Array:
-    """32 well-mixed bits, as int32, from the seed of a row of scores and the number of a column."""
-    x = row_seed ^ (column * _int32(0x9E3779B1))
-    x = (x ^ lax.shift_right_logical(x, 16)) * _int32(0x85EBCA6B)
-    return (x ^ lax.shift_right_logical(x, 13)) * _int32(0xC2B2AE35)
-
-
-def _int32(bits: int) -> jax.Array:
-    return jnp.int32(bits - (bits >> 31 << 32))
+    shape = (plan.block, plan.tile)
+    return lambda here: lax.bitcast_convert_type(pltpu.prng_random_bits(shape), jnp.int32) >= threshold(plan.rate)
 
 
 def only_head(plan: Plan, step: Step, a_nl: jax.Array) -> jax.Array:
