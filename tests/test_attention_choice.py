@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import pytest
 
 from attention_cases import SPANS, assert_equal, problem, solved
+from deberta_jax.errors import Refused
 from deberta_jax.ops.attention import choice, reference
 
 BASE = choice.Facts(
@@ -12,7 +13,9 @@ BASE = choice.Facts(
     terms=("c2p", "p2c"),
     dtype=jnp.dtype("bfloat16"),
     rate=0.0,
+    devices=1,
     heads_split=False,
+    hardware_bits=False,
 )
 
 
@@ -25,6 +28,12 @@ BASE = choice.Facts(
         ({"length": 1024, "rate": 0.1}, "xla"),
         ({"length": 1025, "rate": 0.1}, "blockwise"),
         ({"platform": "cpu"}, "blockwise"),
+        ({"platform": "tpu", "rate": 0.1}, "tpu"),
+        ({"platform": "tpu", "dtype": jnp.dtype("float32"), "length": 4096}, "tpu"),
+        ({"platform": "tpu", "devices": 4}, "blockwise"),
+        ({"platform": "tpu", "heads": 3}, "blockwise"),
+        ({"platform": "tpu", "head_size": 96}, "blockwise"),
+        ({"platform": "tpu", "terms": ("p2p",)}, "xla"),
         ({"platform": "cpu", "terms": ("p2p",)}, "xla"),
         ({"terms": ("c2p", "p2p"), "length": 4096}, "xla"),
     ],
@@ -36,6 +45,21 @@ def test_auto_goes_by_platform_length_and_dropout_and_says_why(changes, name):
 
 def test_what_is_asked_for_is_taken():
     assert choice.choose("reference", BASE).name == "reference"
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "said"),
+    [
+        ("tpu", {"platform": "cpu"}, "runs on TPUs, this is a cpu"),
+        ("tpu", {"platform": "tpu", "devices": 2}, "one device"),
+        ("tpu", {"platform": "tpu", "heads": 3}, "3 heads of 64"),
+        ("gpu", {"platform": "cpu"}, "runs on GPUs, this is a cpu"),
+        ("gpu", {"rate": 0.1}, "no dropout"),
+    ],
+)
+def test_what_cannot_run_here_is_refused_by_name(asked, changes, said):
+    with pytest.raises(Refused, match=f"model.attention '{asked}'.*{said}"):
+        choice.choose(asked, BASE._replace(**changes))
 
 
 def test_heads_are_taken_singly_on_cpus_unless_devices_share_them():

@@ -32,7 +32,8 @@ def _sizes(axes: Sequence[tuple[str, int]], devices: int) -> tuple[int, ...]:
     return filled
 
 
-def platform() -> str:
-    """What the mesh in force consists of, or the default device: cpu, gpu (cuda, rocm) or tpu."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+def platform() -> tuple[str, int]:
+    """What the mesh in force consists of, cpu, gpu (cuda, rocm) or tpu, and of how many; outside, the default device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    return (jax.default_backend(), 1) if device is None else (device.platform, mesh.size)

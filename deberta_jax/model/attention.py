@@ -72,7 +72,7 @@ class DisentangledAttention(nn.Module):
             rows = _rows(self.cfg, memory.k_bkhd.shape[1])
             of_keys_hbpk = chosen.position_to_content(
                 *(memory.k_bkhd, memory.pos_q_rhd, rows, position_bp, select_bpk),
-                heads=choice.heads_at_once(platform(), heads_split=parts_of("heads") > 1),
+                heads=choice.heads_at_once(platform()[0], heads_split=parts_of("heads") > 1),
             )
         return Chosen(position_bp, select_bpk, document_bp, of_keys_hbpk)
 
@@ -111,7 +111,7 @@ class DisentangledAttention(nn.Module):
             seed_bhq,
             rate,
         )
-        facts = facts_of(cfg, length, rate, platform(), heads_split=parts_of("heads") > 1)
+        facts = facts_of(cfg, length, rate, *platform(), heads_split=parts_of("heads") > 1)
         mixed_bqhd = choice.attend(problem, cfg.attention, facts)
         return constrain(mixed_bqhd, "batch", "length", "heads", "head_size")
 
@@ -125,10 +125,22 @@ class DisentangledAttention(nn.Module):
         return mix(p_bhpk.swapaxes(0, 1), memory.v_bkhd)
 
 
-def facts_of(cfg: ModelConfig, length: int, rate: float, platform: str, *, heads_split: bool) -> choice.Facts:
+def facts_of(
+    cfg: ModelConfig, length: int, rate: float, platform: str, devices: int, *, heads_split: bool
+) -> choice.Facts:
     """What the choice of an implementation goes by, for rows of `length` and attention dropout at `rate`."""
-    dtype = jnp.dtype(cfg.dtype)
-    return choice.Facts(platform, length, cfg.num_heads, cfg.head_size, cfg.pos_att_type, dtype, rate, heads_split)
+    return choice.Facts(
+        platform=platform,
+        length=length,
+        heads=cfg.num_heads,
+        head_size=cfg.head_size,
+        terms=cfg.pos_att_type,
+        dtype=jnp.dtype(cfg.dtype),
+        rate=rate,
+        devices=devices,
+        heads_split=heads_split,
+        hardware_bits=cfg.dropout_bits == "hardware",
+    )
 
 
 def _uses_keys(cfg: ModelConfig) -> bool:

@@ -246,6 +246,8 @@ def _introduce(run: Run, corpus: Corpus) -> None:
     )
     platform = run.mesh.devices.flat[0].platform
     for name, model in models_of(run.config).items():
-        log.warning("attention of %s: %s (%s)", name, *training_attention(model, platform, corpus.length))
+        log.warning(
+            "attention of %s: %s (%s)", name, *training_attention(model, platform, run.mesh.devices.size, corpus.length)
+        )
     if peak_flops(run) is None:
         log.warning("no MFU: the peak FLOP/s of %r is not in train/flops.py", device)

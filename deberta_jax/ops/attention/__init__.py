@@ -10,5 +10,6 @@ The paper's equation 4 scores position to content with the distance j - i; the r
 weight, uses i - j in both terms. p2p crashes in the released code; here it takes the same row as the others.
 
 One problem (`problem.py`), several ways to solve it: `reference` (the oracle), `xla` (GPUs), `blockwise` (CPUs, long
-rows), `gpu` (cuDNN); `choice` picks one. `chosen` is the enhanced mask decoder's: few queries, all keys.
+rows), `gpu` (cuDNN), `tpu` (Pallas); `choice` picks one. `chosen` is the enhanced mask decoder's: few queries, all
+keys.
 """

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from deberta_jax.ops.attention import blockwise, gpu, reference, xla
+from deberta_jax.errors import Refused
+from deberta_jax.ops.attention import blockwise, gpu, reference, tpu, xla
 from deberta_jax.ops.attention.problem import Problem
 
 AUTO = "auto"
 LONG = 1024  # [h, q, k] arrays of longer rows fill a memory; beyond, blocks are computed twice instead
-LANES = 128  # of a TPU's vector registers
 
 
 class Choice(NamedTuple):
@@ -30,26 +30,48 @@ class Facts(NamedTuple):
     terms: tuple[str, ...]
     dtype: jnp.dtype
     rate: float  # of dropout on the probabilities, 0 when deterministic
+    devices: int  # of the mesh
     heads_split: bool  # over devices
+    hardware_bits: bool  # for dropout
 
 
 def choose(asked: str, facts: Facts) -> Choice:
-    """The implementation for `asked`, which is "auto" or a name."""
+    """The implementation for `asked`, which is "auto" or a name. Raises Refused for one of another platform."""
     if asked != AUTO:
+        why_not = without_kernel(facts) if asked == "tpu" else without_cudnn(facts) if asked == "gpu" else None
+        if why_not:
+            raise Refused(f"model.attention {asked!r}: {why_not}; 'auto' finds another")
         return Choice(asked, "as asked")
     if "p2p" in facts.terms:
         return Choice("xla", "position to position has no other form")
     if facts.platform == "cpu":
         return Choice("blockwise", "the fastest on CPUs")
     if facts.platform == "tpu":
-        return Choice("blockwise", "no kernel")
+        why_not = without_kernel(facts)
+        return Choice("blockwise", why_not) if why_not else Choice("tpu", "the kernel")
     if facts.length > LONG:
         return Choice("blockwise", f"rows of more than {LONG} tokens")
+    why_not = without_cudnn(facts)
+    return Choice("xla", why_not) if why_not else Choice("gpu", "cuDNN")
+
+
+def without_kernel(facts: Facts) -> str | None:
+    """Why the TPU kernel cannot be used; None where it can."""
+    if facts.platform != "tpu":
+        return f"the kernel runs on TPUs, this is a {facts.platform}"
+    if facts.devices > 1:
+        return "the kernel runs on one device so far"
+    why_not = tpu.unfit(facts.heads, facts.head_size, facts.terms)
+    return why_not and f"the kernel is not made for {why_not}"
+
+
+def without_cudnn(facts: Facts) -> str | None:
+    """Why cuDNN's attention cannot be used; None where it can."""
+    if facts.platform in ("cpu", "tpu"):
+        return f"cuDNN runs on GPUs, this is a {facts.platform}"
     if facts.rate:
-        return Choice("xla", "cuDNN's attention has no dropout here; model.attention_dropout=0 allows it")
-    if facts.dtype != gpu.DTYPE:
-        return Choice("xla", "cuDNN's attention works in bfloat16")
-    return Choice("gpu", "cuDNN")
+        return "cuDNN's attention has no dropout here; model.attention_dropout=0 allows it"
+    return None if facts.dtype == gpu.DTYPE else "cuDNN's attention works in bfloat16"
 
 
 def heads_at_once(platform: str, *, heads_split: bool) -> int | None:
@@ -66,6 +88,7 @@ def implementation(name: str, facts: Facts) -> Callable[[Problem], jax.Array]:
             blockwise.attend, heads=heads_at_once(facts.platform, heads_split=facts.heads_split)
         ),
         "gpu": gpu.attend,
+        "tpu": functools.partial(tpu.attend, hardware_bits=facts.hardware_bits),
     }[name]
 
 
