@@ -313,7 +313,7 @@ def test_memory_does_not_grow_with_the_corpus(documents, spm_dir, tmp_path):
         "print('peak', int(own.split()[1]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)\n"
     )
     peaks = []
-    for copies in (6, 60):
+    for copies in (6, 180):  # a loaded machine moves a peak by up to 7 MB, whatever the corpus
         file = tmp_path / f"{copies}.txt"
         file.write_text("\n\n".join(f"{i} {text}" for i in range(copies) for text in documents))
         flags = [f"--input={file}", f"--tokenizer={spm_dir}", "--length=128", "--unit_mb=0.3", "--processes=1"]
@@ -321,7 +321,7 @@ def test_memory_does_not_grow_with_the_corpus(documents, spm_dir, tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
         peaks.append([int(word) for word in out.split("peak")[1].split()])
-    size = (tmp_path / "60.txt").stat().st_size / 2**20
-    assert size > 8
+    size = (tmp_path / "180.txt").stat().st_size / 2**20
+    assert size > 30
     for small, large in zip(*peaks, strict=True):
         assert large - small < size / 3, peaks
