@@ -29,7 +29,7 @@ from deberta_jax.ops.buckets import row_of_distance
 
 LENGTHS = 128, 512, 1024, 2048, 4096
 SPAN = 256, 512  # buckets and distance limit of the released models
-BATCH, HEADS = 2, 12
+BATCH, HEADS = 4, 12
 
 
 def main(argv: list[str]) -> None:
@@ -54,19 +54,19 @@ def released_plan(length: int, **settings) -> Plan:
     """The plan of a released base model with everything on."""
     rows = row_of_distance(np.arange(-length, length), *SPAN, clamp=True)
     usual = {"head_size": 64, "terms": ("c2p", "p2c"), "rate": 0.1, "hardware_bits": False, "interpret": False}
-    return make_plan(length, rows, **{**usual, **settings})
+    return make_plan(BATCH, length, rows, **{**usual, **settings})
 
 
 def cycles(chip: str, plan: Plan, compile_kernel) -> int:
     """Cycles of a kernel per head and sequence."""
     both = step_cycles(chip, plan, compile_kernel)
     if plan.all_near:
-        return both * plan.tiles**2 // plan.heads
+        return both * plan.tiles**2 // (plan.heads * plan.sequences)
     # The kernel has code for near tiles and for far ones; one with near tiles only tells them apart.
     everywhere = dataclasses.replace(plan, near=(1 - plan.tiles, plan.tiles - 1))
     near, (low, high) = step_cycles(chip, everywhere, compile_kernel), plan.near
     near_tiles = sum(plan.tiles - abs(offset) for offset in range(low, high + 1))
-    return (near_tiles * near + (plan.tiles**2 - near_tiles) * (both - near)) // plan.heads
+    return (near_tiles * near + (plan.tiles**2 - near_tiles) * (both - near)) // (plan.heads * plan.sequences)
 
 
 def step_cycles(chip: str, plan: Plan, compile_kernel) -> int:

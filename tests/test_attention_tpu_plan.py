@@ -12,7 +12,7 @@ SPANS = {"released": (256, 512), "small": (8, 16), "a row per distance": (0, 300
 
 def plan_and_rows(length: int, span: str, **sizes: int) -> tuple[Plan, np.ndarray]:
     rows = row_of_distance(np.arange(-length, length), *SPANS[span], clamp=True)
-    return make_plan(length, rows, **SETTINGS, **sizes), rows
+    return make_plan(2, length, rows, **SETTINGS, **sizes), rows
 
 
 def near_rows(plan: Plan, distances: np.ndarray, rows: np.ndarray, start_of, offset: int, turned: bool) -> np.ndarray:
@@ -71,4 +71,12 @@ def test_blocks_fit_the_tile():
 
 def test_without_terms_all_tiles_are_alike():
     rows = row_of_distance(np.arange(-4096, 4096), 256, 512, clamp=True)
-    assert make_plan(4096, rows, **{**SETTINGS, "terms": ()}).all_near
+    assert make_plan(2, 4096, rows, **{**SETTINGS, "terms": ()}).all_near
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "sequences"), [(8, 128, 4), (6, 128, 2), (3, 100, 1), (8, 256, 2), (8, 300, 1), (8, 4096, 1)]
+)
+def test_short_sequences_share_a_step_where_they_can_be_divided_evenly(batch, length, sequences):
+    rows = row_of_distance(np.arange(-length, length), 256, 512, clamp=True)
+    assert make_plan(batch, length, rows, **SETTINGS).sequences == sequences

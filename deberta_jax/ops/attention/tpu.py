@@ -54,7 +54,7 @@ def unfit(heads: int, head_size: int, terms: tuple[str, ...]) -> str | None:
 def plan_for(problem: Problem, **settings: int | bool) -> Plan:
     """The plan for a problem; `settings` are other arguments of `make_plan`."""
     return make_plan(
-        problem.q_bqhd.shape[1],
+        *problem.q_bqhd.shape[:2],
         problem.row_of_distance,
         head_size=problem.q_bqhd.shape[3],
         terms=problem.terms,

@@ -21,12 +21,12 @@ def forward(plan: Plan, x: Inputs) -> kernels.Outputs:
     blocks = Blocks(plan, queries_inner=False)
     batch, length, lanes = x.q_il.shape
     lse_shape = (batch, lanes // LANES, plan.heads, length)
-    row = pltpu.VMEM((plan.heads, plan.tile), jnp.float32)
+    row = pltpu.VMEM((plan.sequences, plan.heads, plan.tile), jnp.float32)
     scratch = kernels.ForwardScratch(
-        score_aji=pltpu.VMEM((plan.abreast, plan.tile, plan.tile), jnp.float32),
-        document_jl=pltpu.VMEM((plan.tile, LANES), jnp.int32),
-        v_lj=pltpu.VMEM((LANES, plan.tile), x.v_jl.dtype),
-        o_li=pltpu.VMEM((LANES, plan.tile), jnp.float32),
+        score_aji=pltpu.VMEM((plan.sequences, plan.abreast, plan.tile, plan.tile), jnp.float32),
+        document_jl=pltpu.VMEM((plan.sequences, plan.tile, LANES), jnp.int32),
+        v_lj=pltpu.VMEM((plan.sequences, LANES, plan.tile), x.v_jl.dtype),
+        o_li=pltpu.VMEM((plan.sequences, LANES, plan.tile), jnp.float32),
         maximum_hi=row,
         sum_hi=row,
     )
@@ -39,17 +39,17 @@ def forward(plan: Plan, x: Inputs) -> kernels.Outputs:
 def backward(plan: Plan, x: Inputs, saved: kernels.Saved) -> kernels.Gradients:
     """Gradients of all operands; those of the tables in float32."""
     blocks = Blocks(plan, queries_inner=True)
-    turned = pltpu.VMEM((LANES, plan.tile), x.q_il.dtype)
-    total = pltpu.VMEM((LANES, plan.tile), jnp.float32)
+    turned = pltpu.VMEM((plan.sequences, LANES, plan.tile), x.q_il.dtype)
+    total = pltpu.VMEM((plan.sequences, LANES, plan.tile), jnp.float32)
     scratch = kernels.BackwardScratch(
-        score_aji=pltpu.VMEM((plan.abreast, plan.tile, plan.tile), jnp.float32),
-        document_jl=pltpu.VMEM((plan.tile, LANES), jnp.int32),
+        score_aji=pltpu.VMEM((plan.sequences, plan.abreast, plan.tile, plan.tile), jnp.float32),
+        document_jl=pltpu.VMEM((plan.sequences, plan.tile, LANES), jnp.int32),
         q_li=turned,
         k_lj=turned,
         do_li=turned,
         q_reversed_li=turned,
         k_reversed_lj=turned,
-        dq_tli=pltpu.VMEM((plan.tiles, LANES, plan.tile), jnp.float32),
+        dq_tli=pltpu.VMEM((plan.sequences, plan.tiles, LANES, plan.tile), jnp.float32),
         dk_lj=total,
         dv_lj=total,
     )
@@ -84,20 +84,22 @@ class Blocks:
     def positions(self, of_queries: bool) -> pl.BlockSpec:
         """A tile of [sequence, position, lane]."""
         tile = self._tile(of_queries)
-        return pl.BlockSpec((None, self.plan.tile, LANES), lambda group, b, *tiles: (b, tile(tiles), group))
+        return pl.BlockSpec(
+            (self.plan.sequences, self.plan.tile, LANES), lambda group, b, *tiles: (b, tile(tiles), group)
+        )
 
     def sequence(self) -> pl.BlockSpec:
         """All positions of [sequence, position, lane]."""
-        return pl.BlockSpec((None, self.plan.length, LANES), lambda group, b, *_: (b, 0, group))
+        return pl.BlockSpec((self.plan.sequences, self.plan.length, LANES), lambda group, b, *_: (b, 0, group))
 
     def documents(self, of_queries: bool) -> pl.BlockSpec:
         """A tile of [sequence, 1, position]."""
         tile = self._tile(of_queries)
-        return pl.BlockSpec((None, 1, self.plan.tile), lambda group, b, *tiles: (b, 0, tile(tiles)))
+        return pl.BlockSpec((self.plan.sequences, 1, self.plan.tile), lambda group, b, *tiles: (b, 0, tile(tiles)))
 
     def numbers(self) -> pl.BlockSpec:
         """A tile of queries of [sequence, group, head, query]."""
-        tile, block = self._tile(of_queries=True), (None, None, self.plan.heads, self.plan.tile)
+        tile, block = self._tile(of_queries=True), (self.plan.sequences, None, self.plan.heads, self.plan.tile)
         return pl.BlockSpec(block, lambda group, b, *tiles: (b, group, 0, tile(tiles)))
 
     def _tile(self, of_queries: bool) -> Callable[[tuple[jax.Array, jax.Array]], jax.Array]:
@@ -109,7 +111,7 @@ def _call(plan: Plan, kernel, x: Inputs, in_specs, out_specs, out_shape, scratch
     call = pl.pallas_call(
         functools.partial(kernel, plan),
         name=f"deberta_attention_{kernel.__name__}",
-        grid=(lanes // LANES, batch, plan.tiles, plan.tiles),
+        grid=(lanes // LANES, batch // plan.sequences, plan.tiles, plan.tiles),
         in_specs=in_specs,
         out_specs=[out_specs],
         out_shape=[out_shape],

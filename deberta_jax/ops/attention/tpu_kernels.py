@@ -27,6 +27,7 @@ from deberta_jax.ops.attention.tpu_scores import (
     key_window,
     near_or_far,
     near_scores,
+    of_sequence,
     only_head,
     query_window,
     spread,
@@ -57,6 +58,10 @@ class Gradients(NamedTuple):
     dpos_k_lr: jax.Ref | None
     dpos_q_lr: jax.Ref | None
 
+    def of_sequence(self, index: int) -> "Gradients":
+        """Those of one sequence of a step."""
+        return of_sequence(self, index, shared=("dpos_k_lr", "dpos_q_lr"))
+
 
 class ForwardScratch(NamedTuple):
     score_aji: jax.Ref  # a are the heads abreast
@@ -80,33 +85,78 @@ class BackwardScratch(NamedTuple):
     dv_lj: jax.Ref
 
 
-def forward(plan: Plan, x: Inputs, out: Outputs, scratch: ForwardScratch) -> None:
-    """Grid (group of heads, sequence, query tile, key tile): the mixed values of a query tile and its log-sum-exp."""
-    group, sequence, query_tile, key_tile = map(pl.program_id, range(4))
+class Forward(NamedTuple):
+    """All that belongs to one sequence of a step."""
 
-    @pl.when(key_tile == 0)
+    x: Inputs
+    out: Outputs
+    scratch: ForwardScratch
+
+
+class Backward(NamedTuple):
+    """All that belongs to one sequence of a step."""
+
+    x: Inputs
+    saved: Saved
+    grads: Gradients
+    scratch: BackwardScratch
+
+
+def forward(plan: Plan, x: Inputs, out: Outputs, scratch: ForwardScratch) -> None:
+    """Grid (group of heads, sequences, query tile, key tile): the mixed values of a query tile and its log-sum-exp."""
+    at = Step(*map(pl.program_id, range(4)))
+    each = [
+        Forward(x.of_sequence(index), of_sequence(out, index), of_sequence(scratch, index))
+        for index in range(plan.sequences)
+    ]
+
+    @pl.when(at.key_tile == 0)
     def _():
         scratch.o_li[...] = jnp.zeros_like(scratch.o_li)
         scratch.maximum_hi[...] = jnp.full_like(scratch.maximum_hi, LOWEST)
         scratch.sum_hi[...] = jnp.zeros_like(scratch.sum_hi)
 
-    scratch.v_lj[...] = x.v_jl[...].T
-    scratch.document_jl[...] = columns(x.document_1j[...])
+    for refs in each:
+        refs.scratch.v_lj[...] = refs.x.v_jl[...].T
+        refs.scratch.document_jl[...] = columns(refs.x.document_1j[...])
 
     @pl.loop(0, plan.heads // plan.abreast)
     def _(index):
-        steps = _abreast(plan, index, group, sequence, query_tile, key_tile)
-        _scores(plan, steps, x, scratch)
-        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
-            _mix(plan, step, x, score_ji, scratch)
+        work = _work(plan, at, index, each)
+        _scores(plan, at, work)
+        for step, refs, score_ji in work:
+            _mix(plan, step, refs, score_ji)
 
-    @pl.when(key_tile == plan.tiles - 1)
+    @pl.when(at.key_tile == plan.tiles - 1)
     def _():
-        _finish(plan, out, scratch)
+        for refs in each:
+            _finish(plan, refs.out, refs.scratch)
 
 
-def _mix(plan: Plan, step: Step, x: Inputs, score_ji: jax.Ref, scratch: ForwardScratch) -> None:
+def _work(plan: Plan, at: Step, index: jax.Array, each: list) -> list[tuple[Step, Forward | Backward, jax.Ref]]:
+    """What is computed together: heads abreast of the step's sequences, each with its references and its scores."""
+    return [
+        (
+            at._replace(sequence=at.sequence * plan.sequences + number, head=index * plan.abreast + side),
+            refs,
+            refs.scratch.score_aji.at[side],
+        )
+        for number, refs in enumerate(each)
+        for side in range(plan.abreast)
+    ]
+
+
+def _scores(plan: Plan, at: Step, work: list[tuple[Step, Forward | Backward, jax.Ref]]) -> None:
+    def run(write):
+        for step, refs, score_ji in work:
+            write(plan, step, refs.x, refs.scratch.document_jl, score_ji)
+
+    near_or_far(plan, at, lambda: run(near_scores), lambda: run(far_scores))
+
+
+def _mix(plan: Plan, step: Step, refs: Forward, score_ji: jax.Ref) -> None:
     """Adds the values of a key tile to a head's output, which is not yet divided by the sum of the exponentials."""
+    x, scratch = refs.x, refs.scratch
     row, rows = pl.ds(step.head, 1), head_rows(plan, step.head)
     before_1i = scratch.maximum_hi[row, :]
     maximum_1i = jnp.maximum(before_1i, jnp.max(score_ji[...], axis=0, keepdims=True))
@@ -135,8 +185,13 @@ def _finish(plan: Plan, out: Outputs, scratch: ForwardScratch) -> None:
 
 
 def backward(plan: Plan, x: Inputs, saved: Saved, grads: Gradients, scratch: BackwardScratch) -> None:
-    """Grid (group of heads, sequence, key tile, query tile): gradients; the tables' grow over the sequences."""
+    """Grid (group of heads, sequences, key tile, query tile): gradients; the tables' grow over the sequences."""
     group, sequence, key_tile, query_tile = map(pl.program_id, range(4))
+    at = Step(group, sequence, query_tile, key_tile)
+    each = [
+        Backward(x.of_sequence(index), of_sequence(saved, index), grads.of_sequence(index), of_sequence(scratch, index))
+        for index in range(plan.sequences)
+    ]
 
     @pl.when((sequence == 0) & (key_tile == 0) & (query_tile == 0))
     def _():
@@ -151,31 +206,42 @@ def backward(plan: Plan, x: Inputs, saved: Saved, grads: Gradients, scratch: Bac
 
     @pl.when(key_tile == 0)
     def _():
-        scratch.dq_tli[query_tile] = jnp.zeros(scratch.dq_tli.shape[1:], jnp.float32)
+        for refs in each:
+            refs.scratch.dq_tli[query_tile] = jnp.zeros(refs.scratch.dq_tli.shape[1:], jnp.float32)
 
-    _turn(plan, x, saved, scratch)
+    for refs in each:
+        _turn(plan, refs)
 
     @pl.loop(0, plan.heads // plan.abreast)
     def _(index):
-        steps = _abreast(plan, index, group, sequence, query_tile, key_tile)
-        _scores(plan, steps, x, scratch)
-        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
-            _content_gradients(plan, step, x, saved, score_ji, scratch)
-        _position_gradients(plan, steps, x, grads, scratch)
+        work = _work(plan, at, index, each)
+        _scores(plan, at, work)
+        for step, refs, score_ji in work:
+            _content_gradients(plan, step, refs, score_ji)
+        _position_gradients(plan, at, work)
 
-    @pl.when(query_tile == plan.tiles - 1)
+    for refs in each:
+        _turn_back(plan, at, refs)
+
+
+def _turn_back(plan: Plan, at: Step, refs: Backward) -> None:
+    """Writes the gradients that are complete."""
+    grads, scratch = refs.grads, refs.scratch
+
+    @pl.when(at.query_tile == plan.tiles - 1)
     def _():
         grads.dk_jl[...] = scratch.dk_lj[...].astype(grads.dk_jl.dtype).T
         grads.dv_jl[...] = (scratch.dv_lj[...] / plan.scale).astype(grads.dv_jl.dtype).T
 
-    @pl.when(key_tile == plan.tiles - 1)
+    @pl.when(at.key_tile == plan.tiles - 1)
     def _():
-        here = pl.ds(pl.multiple_of(query_tile * plan.tile, plan.tile), plan.tile)
-        grads.dq_nl[here, :] = scratch.dq_tli[query_tile].astype(grads.dq_nl.dtype).T
+        here = pl.ds(pl.multiple_of(at.query_tile * plan.tile, plan.tile), plan.tile)
+        grads.dq_nl[here, :] = scratch.dq_tli[at.query_tile].astype(grads.dq_nl.dtype).T
 
 
-def _turn(plan: Plan, x: Inputs, saved: Saved, scratch: BackwardScratch) -> None:
+def _turn(plan: Plan, refs: Backward) -> None:
     """Turns the operands, once for all heads of a step."""
+    x, saved, _, scratch = refs
     scratch.document_jl[...] = columns(x.document_1j[...])
     scratch.q_li[...] = x.q_il[...].T
     scratch.k_lj[...] = x.k_jl[...].T
@@ -185,13 +251,12 @@ def _turn(plan: Plan, x: Inputs, saved: Saved, scratch: BackwardScratch) -> None
             target[:, here] = reverse(source[here, :].astype(jnp.float32), 0, plan.interpret).astype(source.dtype).T
 
 
-def _content_gradients(
-    plan: Plan, step: Step, x: Inputs, saved: Saved, score_ji: jax.Ref, scratch: BackwardScratch
-) -> None:
+def _content_gradients(plan: Plan, step: Step, refs: Backward, score_ji: jax.Ref) -> None:
     """Gradients of values, and of queries and keys by their products; writes the scores' in place of the scores.
 
     The probabilities here are scale / kept_share times the real ones, which saves a product per score.
     """
+    x, saved, _, scratch = refs
     row, rows = pl.ds(step.head, 1), head_rows(plan, step.head)
     lse_1i = saved.lse_hi[row, :] - math.log2(plan.scale / kept_share(plan.rate))
     delta_1i = saved.delta_hi[row, :] * kept_share(plan.rate)
@@ -210,17 +275,18 @@ def _content_gradients(
     scratch.dq_tli[step.query_tile, rows, :] = dq_di
 
 
-def _position_gradients(plan: Plan, steps: list[Step], x: Inputs, grads: Gradients, scratch: BackwardScratch) -> None:
+def _position_gradients(plan: Plan, at: Step, work: list[tuple[Step, Backward, jax.Ref]]) -> None:
     """What positions add to the gradients of queries and keys, and the tables' own, from the scores' gradients."""
 
-    def each(add):
-        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
-            add(plan, step, x, score_ji, grads, scratch)
+    def run(add):
+        for step, refs, ds_ji in work:
+            add(plan, step, refs, ds_ji)
 
-    near_or_far(plan, steps[0], lambda: each(_near_gradients), lambda: each(_far_gradients))
+    near_or_far(plan, at, lambda: run(_near_gradients), lambda: run(_far_gradients))
 
 
-def _near_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gradients, scratch: BackwardScratch):
+def _near_gradients(plan: Plan, step: Step, refs: Backward, ds_ji: jax.Ref) -> None:
+    x, _, grads, scratch = refs
     rows, dtype = head_rows(plan, step.head), x.q_il.dtype
     for here in plan.blocks if "p2c" in plan.terms else ():
         window = query_window(plan, step, here)
@@ -237,8 +303,9 @@ def _near_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gr
         grads.dpos_k_lr[rows, window] += dot(plan, scratch.q_reversed_li[rows, here], ds_ir, 1, 0)
 
 
-def _far_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gradients, scratch: BackwardScratch):
+def _far_gradients(plan: Plan, step: Step, refs: Backward, ds_ji: jax.Ref) -> None:
     """One row of each table: sums over keys and over queries. Its gradient may lie on any of the row's 128 copies."""
+    x, _, grads, scratch = refs
     rows, f32 = head_rows(plan, step.head), jnp.float32
     if "p2c" in plan.terms:
         row, ones = far_queries(plan, step), jnp.ones((16, plan.tile), x.k_jl.dtype)
@@ -250,23 +317,6 @@ def _far_gradients(plan: Plan, step: Step, x: Inputs, ds_ji: jax.Ref, grads: Gra
         row, sum_1i = far_keys(plan, step), jnp.sum(ds_ji[...], axis=0, keepdims=True)
         scratch.dq_tli[step.query_tile, rows, :] += spread(x.pos_k_lr[rows, row].astype(f32), plan.tile) * sum_1i
         grads.dpos_k_lr[rows, row] += _fold(scratch.q_li[rows, :].astype(f32) * sum_1i)
-
-
-def _scores(plan: Plan, steps: list[Step], x: Inputs, scratch: ForwardScratch | BackwardScratch) -> None:
-    def each(write):
-        for step, score_ji in zip(steps, _sides(plan, scratch), strict=True):
-            write(plan, step, x, scratch.document_jl, score_ji)
-
-    near_or_far(plan, steps[0], lambda: each(near_scores), lambda: each(far_scores))
-
-
-def _abreast(plan: Plan, index, group, sequence, query_tile, key_tile) -> list[Step]:
-    heads = (index * plan.abreast + side for side in range(plan.abreast))
-    return [Step(group, sequence, query_tile, key_tile, head) for head in heads]
-
-
-def _sides(plan: Plan, scratch: ForwardScratch | BackwardScratch) -> list[jax.Ref]:
-    return [scratch.score_aji.at[side] for side in range(plan.abreast)]
 
 
 def _fold(a_dn: jax.Array) -> jax.Array:

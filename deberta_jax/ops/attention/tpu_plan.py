@@ -18,18 +18,21 @@ from deberta_jax.ops.attention.tpu_skew import LANES
 WHOLE = 1024  # a sequence up to here is one tile
 TILE = 512  # the largest tile of a longer one
 BLOCK = 256  # rows, where a tile is a multiple of it
+STEP = 512  # positions of short sequences that share a grid step
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything static that the kernels need.
 
-    `near` are the smallest and largest offsets, query tile minus key tile, with more than one row of the table.
+    `sequences` short ones share a grid step. `near` are the smallest and largest offsets, query tile minus key tile,
+    with more than one row of the table.
     """
 
     tile: int
     tiles: int
     block: int
+    sequences: int
     near: tuple[int, int]
     head_size: int
     terms: tuple[str, ...]
@@ -96,16 +99,24 @@ class Plan:
 
 
 def make_plan(
-    length: int, row_of_distance: np.ndarray, *, whole: int = WHOLE, tile: int = TILE, block: int = BLOCK, **settings
+    batch: int,
+    length: int,
+    row_of_distance: np.ndarray,
+    *,
+    whole: int = WHOLE,
+    tile: int = TILE,
+    block: int = BLOCK,
+    **settings,
 ) -> Plan:
-    """The plan for a sequence of `length`; `settings` are the other fields of a plan."""
+    """The plan for `batch` sequences of `length`; `settings` are the other fields of a plan."""
     tiles = 1 if length <= whole else math.ceil(length / tile)
     tile = math.ceil(length / tiles / LANES) * LANES
+    sequences = math.gcd(batch, max(1, STEP // tile)) if tiles == 1 else 1
     block = block if tile % block == 0 else LANES
     assert tiles == 1 or tile >= 2 * LANES, "the outermost 128 distances of near tiles must reach into far ones"
     # Without tables all tiles are alike.
     near = near_offsets(row_of_distance, tile, tiles) if settings["terms"] else (1 - tiles, tiles - 1)
-    return Plan(tile=tile, tiles=tiles, block=block, near=near, **settings)
+    return Plan(tile=tile, tiles=tiles, block=block, sequences=sequences, near=near, **settings)
 
 
 def near_offsets(row_of_distance: np.ndarray, tile: int, tiles: int) -> tuple[int, int]:

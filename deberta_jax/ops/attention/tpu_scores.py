@@ -38,6 +38,10 @@ class Inputs(NamedTuple):
     seed_hi: jax.Ref | None
     seed_bh: jax.Ref | None  # of the whole batch, for the hardware's generator
 
+    def of_sequence(self, index: int) -> "Inputs":
+        """Those of one sequence of a step."""
+        return of_sequence(self, index, shared=("pos_k_lr", "pos_q_lr", "seed_bh"))
+
 
 class Step(NamedTuple):
     """Where a kernel stands: one tile of one head. `head` counts within the lanes of a group."""
@@ -51,6 +55,13 @@ class Step(NamedTuple):
     @property
     def offset(self) -> jax.Array:
         return self.query_tile - self.key_tile
+
+
+def of_sequence(refs, index: int, shared: tuple[str, ...] = ()):
+    """A tuple of references to what the sequences of a step have side by side, for one of them."""
+    return refs._replace(
+        **{name: ref.at[index] for name, ref in refs._asdict().items() if ref is not None and name not in shared}
+    )
 
 
 def near_or_far(plan: Plan, step: Step, near: Callable[[], None], far: Callable[[], None]) -> None:
