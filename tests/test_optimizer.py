@@ -119,7 +119,7 @@ def test_updates_are_those_of_adamw_after_a_global_clip(clip_norm):
     params = jax.tree.map(jnp.float32, start)
     state = tx.init(params)
     for gradient in gradients:
-        updates, state = tx.update(jax.tree.map(jnp.float32, gradient), state, params)
+        updates, state = tx.update(jax.tree.map(jnp.float32, gradient), state, params, finite=jnp.array(True))
         params = jax.tree.map(lambda p, u: p - 0.1 * u, params, updates)
     norms = [np.sqrt(sum((g**2).sum() for g in gradient.values())) for gradient in gradients]
     for name, param in params.items():

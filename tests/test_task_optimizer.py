@@ -76,7 +76,7 @@ def after(tx, start: dict, gradients: list[dict]) -> dict:
     """Parameters after an update with each of the gradients, as the train step makes them."""
     params, state = jax.tree.map(jnp.asarray, start), tx.init(start)
     for gradient in gradients:
-        updates, state = tx.update(gradient, state, params)
+        updates, state = tx.update(gradient, state, params, finite=jnp.array(True))
         params = optax.apply_updates(params, jax.tree.map(lambda update: -RATE * update, updates))
     return jax.device_get(params)
 
@@ -241,7 +241,7 @@ def first_updates(**changes) -> dict[str, float]:
     tx, schedule = optimizers_of(run, ("",))[""]
     assert float(schedule(jnp.array(0))) == pytest.approx(run.optimizer.learning_rate / run.optimizer.warmup_steps)
     ones = jax.tree.map(np.ones_like, parameters("without a convolution"))
-    updates, _ = tx.update(ones, tx.init(ones), ones)
+    updates, _ = tx.update(ones, tx.init(ones), ones, finite=jnp.array(True))
     return {path: float(np.abs(leaf).max()) for path, leaf in named_leaves(jax.device_get(updates))}
 
 

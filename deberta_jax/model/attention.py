@@ -20,7 +20,8 @@ SITE_TABLE, SITE_PROBABILITIES, SITE_OUTPUT = 0, 1, 2  # where in a layer a drop
 
 
 class Memory(struct.PyTreeNode):
-    """What queries look at: keys and values of every position, and the projected relative table."""
+    """What queries look at: keys and values of every position, and the rows of the relative table that they see,
+    projected."""
 
     k_bkhd: jax.Array
     v_bkhd: jax.Array
@@ -57,6 +58,7 @@ class DisentangledAttention(nn.Module):
         pos_k_rhd = pos_q_rhd = None
         if cfg.pos_att_type:
             table_re = shared_dropout(table_re, cfg.hidden_dropout, noise and noise.at(SITE_TABLE))
+            table_re = table_re[_rows_seen(cfg, x_bke.shape[1])]
         if _uses_keys(cfg):
             pos_k_rhd = (self.key if cfg.share_att_key else self.position_key)(table_re)
         if _uses_queries(cfg):
@@ -152,7 +154,17 @@ def _uses_queries(cfg: ModelConfig) -> bool:
 
 
 def _rows(cfg: ModelConfig, length: int) -> np.ndarray:
-    """The table's row for each distance -length .. length - 1."""
+    """For each distance -length .. length - 1 the row of the part of the table that is seen."""
+    return _table_rows(cfg, length) - _rows_seen(cfg, length).start
+
+
+def _rows_seen(cfg: ModelConfig, length: int) -> slice:
+    """The part of the table that rows of `length` see: half of the released 512 in rows of 128."""
+    rows = _table_rows(cfg, length)
+    return slice(int(rows.min()), int(rows.max()) + 1)
+
+
+def _table_rows(cfg: ModelConfig, length: int) -> np.ndarray:
     distances = np.arange(-length, length)
     return buckets.row_of_distance(
         distances, cfg.position_buckets, cfg.max_relative_positions, clamp=cfg.clamp_distance

@@ -12,12 +12,13 @@ from deberta_jax.config import ModelConfig, OptimizerConfig, RunConfig, TaskOpti
 from deberta_jax.dist.axes import unboxed
 from deberta_jax.errors import Refused
 from deberta_jax.objectives.embedding_sharing import GENERATOR
+from deberta_jax.train.adam import clip_by_global_norm, scale_by_adam
 
 
 class Optimizer(NamedTuple):
     """Of one group of parameters."""
 
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
     schedule: Callable[[jax.Array], jax.Array]  # number of the update, from 0, to its learning rate
 
 
@@ -55,21 +56,21 @@ def make_schedule(cfg: OptimizerConfig, steps: int) -> Callable[[jax.Array], jax
     return schedule
 
 
-def make_optimizer(cfg: OptimizerConfig, name: str = "optimizer") -> optax.GradientTransformation:
+def make_optimizer(cfg: OptimizerConfig, name: str = "optimizer") -> optax.GradientTransformationExtraArgs:
     """Clipping, Adam (bias-corrected, epsilon outside the root), decoupled decay; the step scales by -rate.
 
-    `name` is the group's place in the config.
+    Its `update` takes `finite`: whether the state may change. `name` is the group's place in the config.
     """
     return optax.chain(
-        optax.clip_by_global_norm(cfg.clip_norm),
-        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
+        clip_by_global_norm(cfg.clip_norm),
+        scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
         optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay, name)),
     )
 
 
 def finetuning(
-    tx: optax.GradientTransformation, cfg: TaskOptimizerConfig, model: ModelConfig
-) -> optax.GradientTransformation:
+    tx: optax.GradientTransformationExtraArgs, cfg: TaskOptimizerConfig, model: ModelConfig
+) -> optax.GradientTransformationExtraArgs:
     """`tx` with layer-wise rates and frozen parameters.
 
     What is frozen has no gradient, so that it takes no part in clipping, and is not decayed either.
@@ -91,7 +92,7 @@ def finetuning(
         frozen_mask(params, cfg.freeze)  # a wrong pattern is told before anything is trained
         return whole.init(params)
 
-    return optax.GradientTransformation(init, whole.update)
+    return optax.GradientTransformationExtraArgs(init, whole.update)
 
 
 def frozen_mask(params: Any, patterns: Sequence[str]) -> Any:

@@ -65,10 +65,9 @@ def _updated(
 ) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
     """((params, optimizer state), what to report) after one update; as they were unless `finite`."""
     rate = optimizer.schedule(step)
-    updates, new_state = optimizer.tx.update(gradients, opt_state, params)
+    updates, opt_state = optimizer.tx.update(gradients, opt_state, params, finite=finite)
     updates = jax.tree.map(lambda u: jnp.where(finite, -rate * u, 0), updates)
     params = optax.apply_updates(params, updates)
-    opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, opt_state)
     report = {
         "learning_rate": rate,
         "update_norm": optax.tree.norm(updates),
