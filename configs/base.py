@@ -42,7 +42,7 @@ def get_config(size: str = "v3_base") -> ConfigDict:
             sampling_exponent=1.0,
             isolate_documents=True,
             mask=dict(rate=0.15, mask_share=0.8, random_share=0.1, unit="word", max_ngram=3),
-            read_threads=8,
+            read_threads=4,
         )
     )
     c.optimizer = ConfigDict(
