@@ -1,9 +1,10 @@
 """Compiling for TPUs that are not there: the compiler alone (requirements-libtpu.txt), on any machine.
 
-compiled = compile_for("v5e", step, state_shapes, batch_shapes)
+compiled = compile_for("v5e", function, *shapes)
+compiled = compile_step("v5e", config, 512)  # the step of train.py
 moves(compiled.as_text())                    # its gathers and scatters
 with tempfile.TemporaryDirectory() as folder:
-    schedules(folder, compile_for, "v5e", step, ...)  # cycles of its kernels, by name
+    schedules(folder, compile_for, "v5e", function, ...)  # cycles of its kernels, by name
 """
 
 import multiprocessing
@@ -18,6 +19,11 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from deberta_jax.config import Config
+from deberta_jax.objectives import Lexicon
+from deberta_jax.train import shapes
+from deberta_jax.train.build import build_run
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology with each
 GIGAHERTZ = {"v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
@@ -41,11 +47,21 @@ def devices(chip: str) -> list:
     return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices
 
 
-def compile_for(chip: str, function: Callable, *shapes: Any) -> jax.stages.Compiled:
-    """`function` compiled for one `chip`; `shapes` are trees of ShapeDtypeStruct."""
+def compile_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Compiled:
+    """`function` compiled for one `chip`; `arguments` are trees of ShapeDtypeStruct."""
     alone = NamedSharding(Mesh(np.array(devices(chip)[:1]), ("x",)), PartitionSpec())
-    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone), shapes)
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone), arguments)
     return jax.jit(function).lower(*placed).compile()
+
+
+def compile_step(chip: str, config: Config, length: int) -> jax.stages.Compiled:
+    """The training step of a masked language model, as train.py runs it on one `chip` on rows of `length`.
+
+    The ids of special tokens are made up; nothing else that the data decide is in a step.
+    """
+    known = Lexicon(top_id=5, size=config.model.vocab_size, special_ids=(0, 1, 2, 3), mask_id=4)
+    run = build_run(config, known, devices(chip)[:1])
+    return run.train_step.lower(run.abstract, shapes.masked_batch(run, length)).compile()
 
 
 def moves(hlo: str) -> Iterator[Move]:

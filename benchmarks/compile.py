@@ -17,19 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
 
 from benchmarks import report
 from configs import base
 from deberta_jax import config as configs
 from deberta_jax import errors
-from deberta_jax.data.masking import predictions_per_row
 from deberta_jax.flags import Arguments
 from deberta_jax.objectives import Lexicon
-from deberta_jax.train.build import Run, build_run, matmul_precision
-from deberta_jax.train.optimizer import optimizers_of
-from deberta_jax.train.step import make_train_step
+from deberta_jax.train import shapes
+from deberta_jax.train.build import build_run
 
 ROWS, LENGTH, VOCABULARY = 8, 512, 32_000
 ROUNDS = 2
@@ -96,35 +92,14 @@ def compile_seconds(lower: Callable[[], Any]) -> tuple[float, float, int]:
     return traced - start, time.perf_counter() - traced, compiled.memory_analysis().temp_size_in_bytes
 
 
-def step_of(variant: Variant, depth: int) -> Callable[[], Any]:
+def step_of(variant: Variant, depth: int) -> Callable[[], jax.stages.Lowered]:
     """Traces and lowers the training step of a run."""
     c = base.get_config("v3_base")
     c.model.update(num_layers=depth, vocab_size=VOCABULARY, dtype="float32", remat=variant.remat)
     c.model.scan_layers = variant.scan
     c.batch_size = c.eval.batch_size = ROWS
     run = build_run(configs.build(c), Lexicon(top_id=5, size=VOCABULARY, special_ids=(0, 1, 2, 3), mask_id=4))
-    return functools.partial(lowered, run)
-
-
-def lowered(run: Run) -> Any:
-    """The step as `build_run` jits it, lowered for the shapes of a batch."""
-    optimizers = optimizers_of(run.config, run.objective.groups)
-    step = make_train_step(run.objective, optimizers, seed=run.config.seed, micro_batches=run.config.micro_batches)
-    jitted = jax.jit(step, donate_argnums=0)
-    with (
-        jax.set_mesh(run.mesh),
-        nn.logical_axis_rules(run.config.rules),
-        jax.default_matmul_precision(matmul_precision(run.config)),
-    ):
-        return jitted.lower(run.abstract, batch_shapes(run))
-
-
-def batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
-    tokens, slots = (ROWS, LENGTH), (ROWS, predictions_per_row(LENGTH, run.config.data.mask.rate))
-    whole = {"input_ids": tokens, "documents": tokens, "positions": tokens, "masked_positions": slots, "labels": slots}
-    whole |= {"rows": (ROWS,), "examples": (ROWS,)}
-    shape = functools.partial(jax.ShapeDtypeStruct, sharding=run.batch_sharding)
-    return {name: shape(size, jnp.int32) for name, size in whole.items()} | {"weights": shape(slots, jnp.float32)}
+    return functools.partial(run.train_step.lower, run.abstract, shapes.masked_batch(run, LENGTH))
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:

@@ -1,9 +1,10 @@
 """From a validated config to everything a run needs: mesh, objective, optimizer, compiled step, shardings."""
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,34 @@ from deberta_jax.train.step import batch_gradients, make_train_step, step_key
 
 
 @dataclasses.dataclass(frozen=True)
+class InMesh:
+    """A jitted function, called and lowered with a run's mesh, axis rules and precision of products in force."""
+
+    function: jax.stages.Wrapped
+    mesh: Mesh
+    config: RunConfig
+
+    def __call__(self, *arguments: Any) -> Any:
+        with self._in_force():
+            return self.function(*arguments)
+
+    def lower(self, *shapes: Any) -> jax.stages.Lowered:
+        """For trees of ShapeDtypeStruct with shardings; nothing is placed or run."""
+        with self._in_force():
+            return self.function.lower(*shapes)
+
+    @contextlib.contextmanager
+    def _in_force(self) -> Iterator[None]:
+        precision = matmul_precision(self.config)
+        with (
+            jax.set_mesh(self.mesh),
+            nn.logical_axis_rules(self.config.rules),
+            jax.default_matmul_precision(precision),
+        ):
+            yield
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """The pure, compiled part of a run. All functions place their results as the rules say."""
 
@@ -32,12 +61,10 @@ class Run:
     abstract: TrainState  # shapes, dtypes, shardings
     batch_sharding: NamedSharding
     fresh: Callable[[], TrainState]
-    train_step: Callable[[TrainState, dict], tuple[TrainState, dict]]
-    evaluate: Callable[[Any, dict], dict]
-    predict: Callable[[Any, dict], tuple]
-    gradients: Callable[
-        [Any, dict, int], tuple
-    ]  # (params, batch, step) -> (gradients, loss), as the step computes them
+    train_step: InMesh  # (state, batch) -> (state, sums)
+    evaluate: InMesh  # (params, batch) -> sums
+    predict: InMesh  # (params, batch) -> outputs, a tuple
+    gradients: InMesh  # (params, batch, step) -> (gradients, loss), as the step computes them
 
     def place(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
         """This host's rows as part of the global batch."""
@@ -82,12 +109,13 @@ def with_vocabulary(config: Config, size: int) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size), rtd=rtd)
 
 
-def build_run(config: RunConfig, known: Lexicon | tuple[str, ...]) -> Run:
+def build_run(config: RunConfig, known: Lexicon | tuple[str, ...], devices: Sequence[jax.Device] | None = None) -> Run:
     """Everything for a config and what is known of its data: of pretraining the lexicon, of a task the labels.
 
-    Traces and places nothing yet but shapes; the functions compile at their first call.
+    Traces and places nothing yet but shapes; the functions compile at their first call. `devices` (default: every
+    device of the run) may be those of a jax topology, which are not there: then functions can be lowered and compiled.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     check_rules(config.rules, mesh)
     parts = batch_devices(config.rules, mesh)
     _check_divisible("batch_size / micro_batches", config.batch_size // config.micro_batches, parts)
@@ -99,7 +127,10 @@ def build_run(config: RunConfig, known: Lexicon | tuple[str, ...]) -> Run:
     abstract = abstract_state(objective, optimizers, config.rules, mesh)
     _check_splits(abstract)
     rows = batch_sharding(config.rules, mesh)
-    in_mesh = functools.partial(_under, mesh, config)
+
+    def in_mesh(function: Callable, **jit_options: Any) -> InMesh:
+        return InMesh(jax.jit(function, **jit_options), mesh, config)
+
     whole = NamedSharding(mesh, PartitionSpec())
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Run(
@@ -128,17 +159,6 @@ def matmul_precision(config: RunConfig) -> str:
     """
     dtypes = {model.dtype for model in models_of(config).values()}
     return "highest" if "float32" in dtypes else "default"
-
-
-def _under(mesh: Mesh, config: RunConfig, function: Callable, **jit_options) -> Callable:
-    """`function`, jitted, called with the mesh and the axis rules in force."""
-    function, precision = jax.jit(function, **jit_options), matmul_precision(config)
-
-    def call(*arguments):
-        with jax.set_mesh(mesh), nn.logical_axis_rules(config.rules), jax.default_matmul_precision(precision):
-            return function(*arguments)
-
-    return call
 
 
 def _check_divisible(name: str, rows: int, parts: int) -> None:
