@@ -82,16 +82,38 @@ def picked(e, column):
     return jnp.take_along_axis(e, jnp.broadcast_to(column, (*e.shape[:-1], column.shape[-1])), axis=-1)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 16])
-def test_window_and_its_gradient_are_those_of_a_gather(n):
+def windows(n):
+    """(queries' products with all distances, positions, gradient of the window)."""
     rng = np.random.default_rng(n)
     position_bp = np.concatenate([rng.integers(0, n, (3, 5)), np.tile([0, n - 1], (3, 1))], axis=1)
-    e = rng.normal(size=(2, 3, 7, 2 * n)).astype(np.float32)
-    weight = rng.normal(size=(2, 3, 7, n)).astype(np.float32)
+    e, weight = (rng.normal(size=(2, 3, 7, size)).astype(np.float32) for size in (2 * n, n))
+    return e, position_bp, weight
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16])
+def test_window_and_its_gradient_are_those_of_a_gather(n):
+    e, position_bp, weight = windows(n)
     column = (n - 1 - position_bp[..., None] + np.arange(n)[None, None])[None]
     np.testing.assert_array_equal(chosen.window(e, position_bp), picked(e, column))
     gradient = jax.grad(lambda e: (chosen.window(e, position_bp) * weight).sum())(e)
     np.testing.assert_array_equal(gradient, jax.grad(lambda e: (picked(e, column) * weight).sum())(e))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16])
+def test_what_tpus_do_instead_of_gathers_gives_the_same_windows(n):
+    e, position_bp, weight = windows(n)
+    np.testing.assert_array_equal(chosen.window_by_slice(e, position_bp), chosen.window_by_gather(e, position_bp))
+    unwindowed = chosen.unwindowed_by_slice(weight, position_bp)
+    np.testing.assert_array_equal(unwindowed, chosen.unwindowed_by_gather(weight, position_bp))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("bfloat16", 2**-8)])
+def test_what_tpus_do_instead_of_gathers_gives_the_same_products_of_keys(dtype, tolerance):
+    f = np.random.default_rng(0).normal(size=(2, 3, 7, 14)).astype(np.float32)
+    select_bpk = jax.nn.one_hot(POSITIONS, 7)
+    found = chosen.queries_by_product(f, POSITIONS, select_bpk, dtype=jnp.dtype(dtype))
+    expected = chosen.queries_by_gather(f, POSITIONS, select_bpk)
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=0)
 
 
 def test_select_picks_rows_exactly():

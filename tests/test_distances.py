@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from attention_cases import SPANS, rows_for
-from deberta_jax.ops.attention.distances import Runs, expand, pick, skew, unskew
+from deberta_jax.ops.attention.distances import (
+    Runs,
+    expand,
+    pick,
+    skew,
+    unskew,
+    unskewed_by_gather,
+    unskewed_by_reshape,
+)
 
 
 @pytest.mark.parametrize("span", SPANS)
@@ -47,7 +55,8 @@ def test_skewing_and_its_transpose_are_those_of_a_gather(t, k, first):
     expected = np.stack([e[..., i, first - i : first - i + k] for i in range(t)], axis=-2)
     np.testing.assert_array_equal(skew(e, first), expected)
     gradient = jax.grad(lambda e: (skew(e, first) * s).sum())(e)
-    np.testing.assert_array_equal(unskew(s, first), gradient)
+    for transpose in (unskew, unskewed_by_gather, unskewed_by_reshape):
+        np.testing.assert_array_equal(transpose(s, first), gradient)
 
 
 def test_picking_counts_two_axes_as_one_and_leaves_out_what_is_not_inside():

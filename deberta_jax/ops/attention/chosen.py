@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deberta_jax.ops.attention.distances import expand, unskew
+from deberta_jax.ops.attention.distances import expand, skew, unskew
 from deberta_jax.ops.attention.heads import over_heads
 from deberta_jax.ops.attention.problem import product, score_scale
 
@@ -57,15 +57,31 @@ def position_to_content(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _position_to_content(heads, k_hbkd, near_hcd, position_bp, select_bpk):
-    length = k_hbkd.shape[2]
-    column_bpk = length + position_bp[..., None] - np.arange(length)[None, None]
-    place_bpk = np.arange(length)[None, None] * 2 * length + column_bpk
-
     def group(given):
         k_gbkd, near_gcd = given
-        return pick_by_row(product("gbkd,gcd->gbkc", k_gbkd, near_gcd), place_bpk)
+        f_gbkc = product("gbkd,gcd->gbkc", k_gbkd, near_gcd)
+        by_product = functools.partial(queries_by_product, dtype=k_gbkd.dtype)
+        return jax.lax.platform_dependent(f_gbkc, position_bp, select_bpk, tpu=by_product, default=queries_by_gather)
 
     return over_heads(heads, group, (k_hbkd, near_hcd))
+
+
+def queries_by_gather(f_gbkc: jax.Array, position_bp: jax.Array, select_bpk: jax.Array) -> jax.Array:
+    """[g, b, p, k]: of each key's product with every distance, the one for the query at this position."""
+    n = f_gbkc.shape[2]
+    column_bpk = n + position_bp[..., None] - np.arange(n)[None, None]
+    return pick_by_row(f_gbkc, np.arange(n)[None, None] * 2 * n + column_bpk)
+
+
+def queries_by_product(
+    f_gbkc: jax.Array, position_bp: jax.Array, select_bpk: jax.Array, *, dtype: jnp.dtype
+) -> jax.Array:
+    """The same, rounded to `dtype`, without a gather of single numbers, which TPUs make one by one.
+
+    Turned to all queries, of which a product with `select_bpk` picks: in bfloat16 one pass of the matrix unit.
+    """
+    s_gbkq = skew(f_gbkc.astype(dtype), f_gbkc.shape[2])
+    return select("gbkq,bpq->gbpk", s_gbkq, select_bpk).astype(jnp.float32)
 
 
 def _position_to_content_forward(heads, k_hbkd, near_hcd, position_bp, select_bpk):
@@ -119,8 +135,18 @@ table_product.defvjp(_table_product_forward, _table_product_backward)
 def window(e_hbpc: jax.Array, position_bp: jax.Array) -> jax.Array:
     """[h, b, p, 2n] to [h, b, p, n]: row p from its column n - 1 - position on.
 
-    The gradient is a gather as well (each column feeds at most one output), where autodiff would scatter.
+    The gradient is a gather as well (each column feeds at most one output), where autodiff would scatter. TPUs gather
+    single numbers one by one: there a slice is taken of the row in all heads.
     """
+    return jax.lax.platform_dependent(e_hbpc, position_bp, tpu=window_by_slice, default=window_by_gather)
+
+
+def window_by_slice(e_hbpc: jax.Array, position_bp: jax.Array) -> jax.Array:
+    n = e_hbpc.shape[-1] // 2
+    return slices_of_rows(e_hbpc, n - 1 - position_bp, n)
+
+
+def window_by_gather(e_hbpc: jax.Array, position_bp: jax.Array) -> jax.Array:
     p, c = e_hbpc.shape[-2:]
     column_bpk = c // 2 - 1 - position_bp[..., None] + np.arange(c // 2)[None, None]
     return pick_by_row(e_hbpc, np.arange(p)[None, :, None] * c + column_bpk)
@@ -131,14 +157,36 @@ def _window_forward(e_hbpc, position_bp):
 
 
 def _window_backward(position_bp, g_hbpk):
+    by_platform = {"tpu": unwindowed_by_slice, "default": unwindowed_by_gather}
+    return jax.lax.platform_dependent(g_hbpk, position_bp, **by_platform), None
+
+
+window.defvjp(_window_forward, _window_backward)
+
+
+def unwindowed_by_slice(g_hbpk: jax.Array, position_bp: jax.Array) -> jax.Array:
+    """The transpose of `window`, [h, b, p, n] to [h, b, p, 2n]."""
+    n = g_hbpk.shape[-1]
+    return slices_of_rows(jnp.pad(g_hbpk, [(0, 0)] * 3 + [(n, n)]), position_bp + 1, 2 * n)
+
+
+def unwindowed_by_gather(g_hbpk: jax.Array, position_bp: jax.Array) -> jax.Array:
+    """The transpose of `window`, [h, b, p, n] to [h, b, p, 2n]."""
     p, n = g_hbpk.shape[-2:]
     key_bpc = np.arange(2 * n)[None, None] - (n - 1) + position_bp[..., None]
     inside_bpc = (key_bpc >= 0) & (key_bpc < n)
     g_hbpc = pick_by_row(g_hbpk, np.arange(p)[None, :, None] * n + jnp.clip(key_bpc, 0, n - 1))
-    return jnp.where(inside_bpc[None], g_hbpc, 0), None
+    return jnp.where(inside_bpc[None], g_hbpc, 0)
 
 
-window.defvjp(_window_forward, _window_backward)
+def slices_of_rows(x_hbpn: jax.Array, start_bp: jax.Array, size: int) -> jax.Array:
+    """[h, b, p, size]: of each row the entries from `start` on, all of which are there."""
+
+    def of_row(x_hn, start):
+        return jax.lax.dynamic_slice_in_dim(x_hn, start, size, axis=1)
+
+    of_rows = jax.vmap(of_row, in_axes=(1, 0), out_axes=1)
+    return jax.vmap(of_rows, in_axes=(1, 0), out_axes=1)(x_hbpn, start_bp)
 
 
 def pick_by_row(x_hbmn: jax.Array, place_bpk: jax.Array) -> jax.Array:

@@ -94,7 +94,25 @@ def skew(e_tc: jax.Array, first: int) -> jax.Array:
 
 
 def unskew(s_tk: jax.Array, first: int) -> jax.Array:
-    """The transpose of `skew`, [..., t, k] to [..., t, k + t]: a gather with indices known at compile time."""
+    """The transpose of `skew`, [..., t, k] to [..., t, k + t]."""
+    # On CPUs a gather takes half the time or less; TPUs gather single numbers one by one.
+    return jax.lax.platform_dependent(
+        s_tk,
+        tpu=functools.partial(unskewed_by_reshape, first=first),
+        default=functools.partial(unskewed_by_gather, first=first),
+    )
+
+
+def unskewed_by_reshape(s_tk: jax.Array, first: int) -> jax.Array:
+    """`skew` backwards: zeros where it cut, and lines of another length."""
+    *lead, t, k = s_tk.shape
+    whole = [(0, 0)] * len(lead)
+    flat = jnp.pad(s_tk, [*whole, (0, 0), (0, t - 1)]).reshape(*lead, t * (k + t - 1))
+    return jnp.pad(flat, [*whole, (first, t - first)]).reshape(*lead, t, k + t)
+
+
+def unskewed_by_gather(s_tk: jax.Array, first: int) -> jax.Array:
+    """With indices known at compile time."""
     t, k = s_tk.shape[-2:]
     key_tc = np.arange(k + t) - (first - np.arange(t)[:, None])
     inside_tc = (key_tc >= 0) & (key_tc < k)
