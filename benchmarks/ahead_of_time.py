@@ -1,8 +1,9 @@
 """Compiling for TPUs that are not there: the compiler alone (requirements-libtpu.txt), on any machine.
 
-compiled = compile_for("v5e", function, *shapes)
-compiled = compile_step("v5e", config, 512)  # the step of train.py
-moves(compiled.as_text())                    # its gathers and scatters
+lowered = lower_for("v5e", function, *shapes)
+lowered = lower_step("v5e", config, 512)  # the step of train.py
+moves(compiled_text(lowered))             # its gathers and scatters
+lowered.compile().memory_analysis()
 with tempfile.TemporaryDirectory() as folder:
     schedules(folder, compile_for, "v5e", function, ...)  # cycles of its kernels, by name
 """
@@ -10,6 +11,7 @@ with tempfile.TemporaryDirectory() as folder:
 import multiprocessing
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -47,25 +49,42 @@ def devices(chip: str) -> list:
     return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices
 
 
-def compile_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Compiled:
-    """`function` compiled for one `chip`; `arguments` are trees of ShapeDtypeStruct."""
+def lower_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Lowered:
+    """`function` lowered for one `chip`; `arguments` are trees of ShapeDtypeStruct."""
     alone = NamedSharding(Mesh(np.array(devices(chip)[:1]), ("x",)), PartitionSpec())
     placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone), arguments)
-    return jax.jit(function).lower(*placed).compile()
+    return jax.jit(function).lower(*placed)
 
 
-def compile_step(chip: str, config: Config, length: int) -> jax.stages.Compiled:
+def compile_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Compiled:
+    """`function` compiled for one `chip`; `arguments` are trees of ShapeDtypeStruct."""
+    return lower_for(chip, function, *arguments).compile()
+
+
+def lower_step(chip: str, config: Config, length: int) -> jax.stages.Lowered:
     """The training step of a masked language model, as train.py runs it on one `chip` on rows of `length`.
 
     The ids of special tokens are made up; nothing else that the data decide is in a step.
     """
     known = Lexicon(top_id=5, size=config.model.vocab_size, special_ids=(0, 1, 2, 3), mask_id=4)
     run = build_run(config, known, devices(chip)[:1])
-    return run.train_step.lower(run.abstract, shapes.masked_batch(run, length)).compile()
+    return run.train_step.lower(run.abstract, shapes.masked_batch(run, length))
+
+
+def compiled_text(lowered: jax.stages.Lowered) -> str:
+    """The optimised program, for `moves`.
+
+    It is what the compiler dumps, because `Compiled.as_text` fails where v5p and v6e gather beside the TensorCore
+    (jaxlib 0.10.2 does not know such instructions of libtpu 0.0.51).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        (path,) = Path(folder).glob("*.jit_*.after_optimizations_before_buffer_assignment.txt")
+        return path.read_text()
 
 
 def moves(hlo: str) -> Iterator[Move]:
-    """The gathers and scatters of a compiled program (`Compiled.as_text()`), those inside fusions too."""
+    """The gathers and scatters of a compiled program's text, those inside fusions too."""
     definitions = list(_DEFINITION.findall(hlo))
     shape_of = {name: _shape(dimensions) for name, dimensions, _, _ in definitions}
     for name, _, operation, operands in definitions:

@@ -4,7 +4,9 @@ python -m benchmarks.tpu_schedule --json=benchmarks/results/tpu_schedule.json
 
 Cycles per head and sequence, forward and backward, with c2p and p2c, documents, and dropout at 0.1; heads of 64,
 released spans. Waiting for memory and starting a grid step are not in them. Beyond 1024 positions the steps near the
-diagonal and those far from it are counted as often as they occur. Needs requirements-libtpu.txt; a few minutes.
+diagonal and those far from it are counted as often as they occur. Beside them, on one chip and at one length: without
+windows (every query multiplied by the table's rows for all distances), and what a bare kernel took there, one without
+windows, masks, documents and dropout. Needs requirements-libtpu.txt; a few minutes.
 """
 
 import dataclasses
@@ -30,24 +32,32 @@ from deberta_jax.ops.buckets import row_of_distance
 LENGTHS = 128, 512, 1024, 2048, 4096
 SPAN = 256, 512  # buckets and distance limit of the released models
 BATCH, HEADS = 4, 12
+COMPARED = "v5e", 512
+BARE = {"forward": 5392, "backward": 11498}  # the prototype that the kernel began as, there
 
 
 def main(argv: list[str]) -> None:
     parser = Arguments(prog="python -m benchmarks.tpu_schedule", description=__doc__)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    rows = [counted(chip, length) for chip in CHIPS for length in LENGTHS]
+    rows = [counted("kernel", chip, length) for chip in CHIPS for length in LENGTHS]
+    rows += [counted("without windows", *COMPARED, block=COMPARED[1]), row_of("bare prototype", *COMPARED, **BARE)]
     print(report.table(rows))
     if args.json:
         report.write(args.json, rows)
 
 
-def counted(chip: str, length: int, **sizes: int) -> dict:
-    """Cycles of both kernels per head and sequence; `sizes` of the plan, when not the usual ones."""
+def counted(name: str, chip: str, length: int, **sizes: int) -> dict:
+    """Cycles of both kernels; `sizes` of the plan, when not the usual ones."""
     plan = released_plan(length, **sizes)
-    forward, backward = cycles(chip, plan, compile_forward), cycles(chip, plan, compile_backward)
+    return row_of(name, chip, length, cycles(chip, plan, compile_forward), cycles(chip, plan, compile_backward))
+
+
+def row_of(name: str, chip: str, length: int, forward: int, backward: int) -> dict:
+    """A row of the table: cycles per head and sequence, microseconds of all heads of a sequence."""
     microseconds = (forward + backward) * HEADS / GIGAHERTZ[chip] / 1000
-    return {"chip": chip, "length": length, "forward": forward, "backward": backward, "microseconds": microseconds}
+    row = {"cycles of": name, "chip": chip, "length": length, "forward": forward, "backward": backward}
+    return row | {f"microseconds, {HEADS} heads": microseconds}
 
 
 def released_plan(length: int, **settings) -> Plan:

@@ -20,7 +20,6 @@ pytestmark = [
     ),
 ]
 
-BARE = {"forward": 5392, "backward": 11498}  # v5e, 512: a prototype without windows, masks, documents and dropout
 SCHEDULE = {
     "forward": 4256,
     "backward": 6065,
@@ -30,10 +29,10 @@ BATCH, HEADS = 3, 4
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
-def compiled_gradient(
+def lowered_gradient(
     chip: str, length: int, dtype: jnp.dtype, rate: float = 0.1, **options: bool
-) -> jax.stages.Compiled:
-    """Value and all gradients with heads of 64, compiled."""
+) -> jax.stages.Lowered:
+    """Value and all gradients with heads of 64."""
     row_of_distance = buckets.row_of_distance(np.arange(-length, length), 256, 512, clamp=True)
 
     def loss(q, k, v, pos_k, pos_q, document_bk, seed):
@@ -43,13 +42,13 @@ def compiled_gradient(
     position, table = (jax.ShapeDtypeStruct((*rows, HEADS, 64), dtype) for rows in ((BATCH, length), (512,)))
     document, seed = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((BATCH, length), (BATCH, HEADS, length)))
     gradient = jax.value_and_grad(loss, argnums=range(5))
-    return ahead_of_time.compile_for(chip, gradient, *[position] * 3, table, table, document, seed)
+    return ahead_of_time.lower_for(chip, gradient, *[position] * 3, table, table, document, seed)
 
 
 @pytest.mark.parametrize("chip", ahead_of_time.CHIPS)
 @pytest.mark.parametrize("length", [128, 512, slow(1024), 2048, slow(4096)])
 def test_compiles_without_a_gather_over_pairs_of_positions(chip, length):
-    hlo = compiled_gradient(chip, length, jnp.bfloat16).as_text()
+    hlo = ahead_of_time.compiled_text(lowered_gradient(chip, length, jnp.bfloat16))
     assert hlo.count("tpu_custom_call") >= 2
     for move in ahead_of_time.moves(hlo):  # what is left expands the tables
         for shape in (move.result, *move.operands):
@@ -58,26 +57,26 @@ def test_compiles_without_a_gather_over_pairs_of_positions(chip, length):
 
 @pytest.mark.slow
 def test_float32_compiles():
-    compiled_gradient("v5e", 512, jnp.float32)
+    lowered_gradient("v5e", 512, jnp.float32).compile()
 
 
 @pytest.mark.parametrize("options", [{"hardware_bits": True}, {"rate": 0.0}], ids=["hardware's bits", "no dropout"])
 @pytest.mark.parametrize("length", [512, slow(2048)])
 def test_other_dropouts_compile(length, options):
-    compiled_gradient("v5e", length, jnp.bfloat16, **options)
+    lowered_gradient("v5e", length, jnp.bfloat16, **options).compile()
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_the_schedule_is_as_good_as_it_was_and_better_than_the_bare_prototypes(direction):
     cycles = tpu_schedule.cycles("v5e", tpu_schedule.released_plan(512), KERNELS[direction])
     assert cycles < MARGIN * SCHEDULE[direction]
-    assert cycles <= BARE[direction]
+    assert cycles <= tpu_schedule.BARE[direction]
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_masks_documents_and_dropout_cost_less_than_a_quarter_without_windows(direction):
     cycles = tpu_schedule.cycles("v5e", tpu_schedule.released_plan(512, block=512), KERNELS[direction])
-    assert cycles <= 1.25 * BARE[direction]
+    assert cycles <= 1.25 * tpu_schedule.BARE[direction]
 
 
 KERNELS = {"forward": tpu_schedule.compile_forward, "backward": tpu_schedule.compile_backward}
@@ -88,7 +87,7 @@ def test_gathers_and_scatters_are_found_inside_fusions():
         return table[index] * 2, jnp.zeros((64, 128)).at[index].add(values)
 
     shapes = [((512, 128), jnp.float32), ((300,), jnp.int32), ((300, 128), jnp.float32)]
-    compiled = ahead_of_time.compile_for("v5e", function, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))
-    found = {move.operation: move for move in ahead_of_time.moves(compiled.as_text())}
+    lowered = ahead_of_time.lower_for("v5e", function, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+    found = {move.operation: move for move in ahead_of_time.moves(ahead_of_time.compiled_text(lowered))}
     assert found["gather"].operands[0] == (512, 128)
     assert found["scatter"].result == (64, 128)
