@@ -15,6 +15,7 @@ import jax
 PACKAGES = (
     "jax",
     "jaxlib",
+    "libtpu",
     "flax",
     "optax",
     "grain",
