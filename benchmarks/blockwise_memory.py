@@ -3,9 +3,9 @@
 python -m benchmarks.blockwise_memory --json=benchmarks/results/blockwise_memory.json
 
 Value and all gradients of attention by itself: one row, 12 heads of 64, bfloat16, released spans, both terms, document
-mask, dropout at 0.1. `temp` is what the compiled program says it holds beside arguments and results; `peak` what a
-process grew by while it ran once, results included, and only `blockwise` is run. Each run has a process of its own.
-Needs requirements-libtpu.txt and Linux; some minutes.
+mask, dropout at 0.1. `temp` is what the compiled program says it holds beside arguments and results, `peak` what it says
+its peak is, with them. `grown` is what a fresh process grew by while it ran once, results included; only `blockwise` is
+run. Needs requirements-libtpu.txt and Linux; some minutes.
 """
 
 import multiprocessing
@@ -48,18 +48,28 @@ def main(argv: list[str]) -> None:
 
 
 def of(name: str, lengths: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """A row for each length; the last has the growth of bytes a token since the first."""
-    first: dict[str, float] = {}
+    """A row for each length: megabytes, and kilobytes that each token more than in the row before has cost."""
+    before: tuple[int, dict[str, int]] | None = None
     for length in lengths:
-        found = {f"{CHIP} temp": temporary(compile_for(CHIP, gradient(name, "tpu", length), *operands(length)))}
-        found["cpu temp"] = temporary(jax.jit(gradient(name, "cpu", length)).lower(*operands(length)).compile())
-        if name == "blockwise":
-            found["cpu peak"] = in_own_process(peak, name, length)
-        per_token = {kind: size / length for kind, size in found.items()}
-        first = first or per_token
-        row: dict[str, Any] = {"attention": name, "length": length}
-        row |= {f"{kind} MB": size / 1e6 for kind, size in found.items()}
-        yield row | {f"{kind} a token, times {lengths[0]}'s": per_token[kind] / first[kind] for kind in found}
+        found = sizes(name, length)
+        row = {"attention": name, "length": length} | {f"{kind} MB": size / 1e6 for kind, size in found.items()}
+        if before:
+            old, more = before[1], length - before[0]
+            row |= {f"{kind} KB/token more": (size - old[kind]) / more / 1e3 for kind, size in found.items()}
+        before = length, found
+        yield row
+
+
+def sizes(name: str, length: int) -> dict[str, int]:
+    """Bytes by what they are."""
+    on_tpu = compile_for(CHIP, gradient(name, "tpu", length), *operands(length)).memory_analysis()
+    on_cpu = jax.jit(gradient(name, "cpu", length)).lower(*operands(length)).compile().memory_analysis()
+    found = {
+        f"{CHIP} temp": on_tpu.temp_size_in_bytes,
+        f"{CHIP} peak": on_tpu.peak_memory_in_bytes,
+        "cpu temp": on_cpu.temp_size_in_bytes,
+    }
+    return found | ({"cpu grown": in_own_process(grown, name, length)} if name == "blockwise" else {})
 
 
 def gradient(name: str, platform: str, length: int) -> Callable:
@@ -94,11 +104,6 @@ def operands(length: int) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 
 
-def temporary(compiled: jax.stages.Compiled) -> int:
-    """Bytes."""
-    return compiled.memory_analysis().temp_size_in_bytes
-
-
 def in_own_process(function: Callable, *arguments: Any) -> Any:
     """What `function` returns in a process that gives memory back to the system as soon as it is free."""
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 << 10)
@@ -109,7 +114,7 @@ def in_own_process(function: Callable, *arguments: Any) -> Any:
         del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
-def peak(name: str, length: int) -> int:
+def grown(name: str, length: int) -> int:
     """Bytes that this process grows by while it runs once; what a run has taken it keeps for the next."""
     run = jax.jit(gradient(name, "cpu", length)).lower(*operands(length)).compile()
     arrays = [jnp.ones(each.shape, each.dtype) for each in operands(length)]
