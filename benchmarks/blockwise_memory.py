@@ -3,9 +3,9 @@
 python -m benchmarks.blockwise_memory --json=benchmarks/results/blockwise_memory.json
 
 Value and all gradients of attention by itself: one row, 12 heads of 64, bfloat16, released spans, both terms, document
-mask, dropout at 0.1. `temp` is what the compiled program says it holds beside arguments and results, `peak` what it says
-its peak is, with them. `grown` is what a fresh process grew by while it ran once, results included; only `blockwise` is
-run. Needs requirements-libtpu.txt and Linux; some minutes.
+mask, dropout at 0.1. `temp` is what the compiled program says it holds beside arguments and results, `peak` its peak
+with them. `grown` is what a fresh process grew by while it ran once, results included; only `blockwise` is run. Needs
+requirements-libtpu.txt and Linux; some minutes.
 """
 
 import multiprocessing
