@@ -67,28 +67,26 @@ def main(argv: list[str]) -> None:
 
 
 def draw_attention(results: Results) -> Figure:
-    """Time of a token, forward and with gradients, and temporary memory, against length."""
+    """Time and temporary memory of a token, forward and with gradients, against length."""
     kind = results.rows[0]
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     forward, both, memory = figure.subplots(1, 3)
+    columns = ((forward, "forward ms", 1e-3), (both, "with gradients ms", 1e-3), (memory, "temp MB", 1e6))
     for name, (colour, style) in ATTENTION.items():
         rows = [row for row in results.rows if row["attention"] == name]
-        for axes, column in ((forward, "forward ms"), (both, "with gradients ms")):
-            points = [(row["length"], row[column] / row["rows"] / row["length"] / 1e3) for row in rows if column in row]
+        for axes, column, unit in columns:
+            points = [
+                (row["length"], row[column] * unit / row["rows"] / row["length"]) for row in rows if column in row
+            ]
             line(axes, points, colour, style, name)
-        line(memory, [(row["length"], row["temp MB"] * 1e6) for row in rows if "temp MB" in row], colour, style, name)
     lengths = sorted({row["length"] for row in results.rows if "length" in row})
     finish(forward, "time of a token, forward", "s", "length", lengths)
     finish(both, "time of a token, with all gradients", "s", "length", lengths)
-    finish(memory, f"temporary memory with gradients, {tokens_of(kind)}", "B", "length", lengths)
+    finish(memory, "temporary memory of a token, with gradients", "B", "length", lengths)
     both.legend(frameon=False)
     title = f"attention alone: {kind['heads']} heads of 64, {kind['dtype']}, dropout {kind['rate']:g}"
     figure.suptitle(f"{title}; {measured_on(results, *BESIDE)}", fontsize=11, x=0.01, ha="left")
     return figure
-
-
-def tokens_of(row: Mapping[str, Any]) -> str:
-    return f"{row['rows'] * row['length']:,} tokens"
 
 
 def draw_compile(results: Results) -> Figure:

@@ -61,7 +61,7 @@ def test_attention_has_a_line_for_what_ran_and_memory_of_what_did_not():
     assert forward.keys() == both.keys() == memory.keys() == {"reference", "blockwise", "plain"}
     np.testing.assert_allclose(forward["blockwise"], [[128, 8e-3 / 512], [256, 16e-3 / 512]])
     np.testing.assert_allclose(both["reference"], [[128, 12e-3 / 512]])
-    np.testing.assert_allclose(memory["reference"], [[128, 9e8], [256, 5e9]])
+    np.testing.assert_allclose(memory["reference"], [[128, 9e8 / 512], [256, 5e9 / 512]])
 
 
 def test_compilation_is_drawn_against_depth_from_zero():
