@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from deberta_jax import errors
 from deberta_jax.flags import Arguments
@@ -142,6 +142,9 @@ def finish(axes: Axes, title: str, unit: str, x_label: str, places: list[int], *
     axes.set_yscale(scale)
     if scale == "linear":
         axes.set_ylim(bottom=0)
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda place, _: f"{place:.0f}")
