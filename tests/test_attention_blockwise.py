@@ -9,8 +9,8 @@ from deberta_jax.ops.attention import blockwise, reference
 HEADS = 4
 
 
-def attend(heads=None, block=blockwise.BLOCK):
-    return lambda given: blockwise.attend(given, heads=heads, block=block)
+def attend(heads=None, block=blockwise.BLOCK, tile=blockwise.TILE):
+    return lambda given: blockwise.attend(given, heads=heads, block=block, tile=tile)
 
 
 @pytest.mark.parametrize("terms", WITHOUT_P2P)
@@ -20,6 +20,22 @@ def test_values_and_gradients_of_several_blocks_are_those_of_the_reference(terms
     for length in (48, 41):
         given = problem(length, SPANS["small"], terms, rate=rate)
         assert_equal(solved(attend(block=16), given), solved(reference.attend, given))
+
+
+@pytest.mark.parametrize("terms", ["c2p", "p2c", "c2p|p2c"])
+@pytest.mark.parametrize(("length", "block"), [(40, 64), (48, 16), (85, 32)], ids=["many", "few", "padded"])
+def test_tiles_of_a_block_change_nothing(length, block, terms):
+    """Of 8 lines: more windows of a tile than steps in a window for keys, fewer for queries, and the same for both."""
+    given = problem(length, SPANS["small"], terms, rate=0.1)
+    assert_equal(solved(attend(block=block, tile=8), given), solved(reference.attend, given))
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(512, (1, 512, 128)), (128, (1, 128, 128)), (129, (1, 144, 72)), (600, (2, 312, 104)), (7, (1, 8, 8))],
+)
+def test_blocks_and_tiles_are_even_parts(length, expected):
+    assert blockwise.sizes(length, 512, 128) == expected
 
 
 @pytest.mark.parametrize("span", SPANS)

@@ -3,12 +3,15 @@
 Also the fastest form on CPUs, one head at a time: whatever has a side of the length then stays in the cache. Of the
 forward pass only the output and each query's log-sum-exp are kept (Dao et al. 2022, FlashAttention, section 3).
 
-Letters: g heads at a time, t queries of a block, n tile of as many keys, j key of a tile, c column of a product with
-the spread table.
+Products with the spread table go by tiles of lines (queries for c2p, keys for p2c): a tile of s lines meets its n
+partners at n + s distances, and s of these are computed in vain for each line.
+
+Letters: g heads at a time, t queries of a block, n tiles, s lines of a tile, c column of a product with the table.
 """
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -20,12 +23,15 @@ from deberta_jax.ops.attention.heads import over_heads
 from deberta_jax.ops.attention.problem import Problem, allowed_pairs, product
 from deberta_jax.ops.dropout import dropped
 
-BLOCK = 512  # queries; shorter rows are one block
+BLOCK = 512  # queries at most
+TILE = 128  # lines at most
+ALIGNED = 8  # a tile is a multiple of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     block: int
+    tile: int
     heads: int | None  # at a time; None = all
     scale: float
     rate: float
@@ -42,14 +48,22 @@ class Side(NamedTuple):
     seed_hbq: jax.Array | None  # of dropout
 
 
-def attend(problem: Problem, *, heads: int | None = None, block: int = BLOCK) -> jax.Array:
+def attend(problem: Problem, *, heads: int | None = None, block: int = BLOCK, tile: int = TILE) -> jax.Array:
     """[b, q, h, d], see `problem.Problem`; position to position has no form here. `heads` at a time (default: all)."""
     length = problem.q_bqhd.shape[1]
-    block = min(block, length)
-    padded = problem.padded(-(-length // block) * block)
-    plan = Plan(block, heads, problem.scale, problem.rate)
+    blocks, block, tile = sizes(length, block, tile)
+    padded = problem.padded(blocks * block)
+    plan = Plan(block, tile, heads, problem.scale, problem.rate)
     o_hbqd = _attend(plan, _side(padded), padded.document_bk)
     return o_hbqd.transpose(1, 2, 0, 3)[:, :length]
+
+
+def sizes(length: int, block: int, tile: int) -> tuple[int, int, int]:
+    """(number of blocks, size of a block, size of a tile): even parts, of `block` and `tile` at most, but aligned."""
+    blocks = math.ceil(length / block)
+    tiles = math.ceil(length / blocks / tile)
+    tile = math.ceil(length / blocks / tiles / ALIGNED) * ALIGNED
+    return blocks, tiles * tile, tile
 
 
 def _side(problem: Problem) -> Side:
@@ -145,13 +159,13 @@ def _block_backward(plan: Plan, side: Side, document_bk, start, lse_gbt, delta_g
     dk_gbkd = _over_lines("gb", ds_gbtk, q_gbtd)
     dfar_gcd = dnear_gcd = None
     if side.far_hcd is not None:
-        de_gbtc = unskew(ds_gbtk, plan.block - 1)
-        dq_gbtd += product("gbtc,gcd->gbtd", de_gbtc, _far_window(plan, side, start))
-        dfar_gcd = _over_lines("g", de_gbtc, q_gbtd)
+        de_gnbsc = unskew(_split(plan, ds_gbtk), plan.tile - 1)
+        dq_gbtd += _whole(product("gnbsc,gncd->gnbsd", de_gnbsc, _far_windows(plan, side, start)))
+        dfar_gcd = _merged(plan, _over_lines("gn", de_gnbsc, _split(plan, q_gbtd)))
     if side.near_hcd is not None:
-        df_gnbjc = unskew(_split(plan, ds_gbtk.swapaxes(-1, -2)), plan.block)
-        dk_gbkd += _whole(product("gnbjc,gncd->gnbjd", df_gnbjc, _near_windows(plan, side, start)))
-        dnear_gcd = _merged(_over_lines("gn", df_gnbjc, _split(plan, side.k_hbkd)))
+        df_gnbsc = unskew(_split(plan, ds_gbtk.swapaxes(-1, -2)), plan.tile)
+        dk_gbkd += _whole(product("gnbsc,gncd->gnbsd", df_gnbsc, _near_windows(plan, side, start)))
+        dnear_gcd = _merged(plan, _over_lines("gn", df_gnbsc, _split(plan, side.k_hbkd)))
     return Side(dq_gbtd, dk_gbkd, dv_gbkd, dfar_gcd, dnear_gcd, None)
 
 
@@ -161,7 +175,7 @@ def _over_lines(batch: str, x_lc: jax.Array, y_ld: jax.Array) -> jax.Array:
     In float32 the product is written [d, c]: the other way XLA's product on CPUs takes twice as long. In bfloat16
     jaxlib 0.10.2 has no such product there, and fails when it runs.
     """
-    lines = {"gb": "t", "g": "bt", "gn": "bt"}[batch]
+    lines = {"gb": "t", "gn": "bt"}[batch]
     if x_lc.dtype == jnp.float32:
         return product(f"{batch}{lines}c,{batch}{lines}d->{batch}dc", x_lc, y_ld).swapaxes(-1, -2)
     return product(f"{batch}{lines}c,{batch}{lines}d->{batch}cd", x_lc, y_ld)
@@ -172,10 +186,11 @@ def _scores(plan: Plan, side: Side, document_bk: jax.Array, start: jax.Array) ->
     q_gbtd = _lines(plan, side.q_hbqd, start)
     s_gbtk = product("gbtd,gbkd->gbtk", q_gbtd, side.k_hbkd)
     if side.far_hcd is not None:
-        s_gbtk += skew(product("gbtd,gcd->gbtc", q_gbtd, _far_window(plan, side, start)), plan.block - 1)
+        e_gnbsc = product("gnbsd,gncd->gnbsc", _split(plan, q_gbtd), _far_windows(plan, side, start))
+        s_gbtk += _whole(skew(e_gnbsc, plan.tile - 1))
     if side.near_hcd is not None:
-        f_gnbjc = product("gnbjd,gncd->gnbjc", _split(plan, side.k_hbkd), _near_windows(plan, side, start))
-        s_gbtk += _whole(skew(f_gnbjc, plan.block)).swapaxes(-1, -2)
+        f_gnbsc = product("gnbsd,gncd->gnbsc", _split(plan, side.k_hbkd), _near_windows(plan, side, start))
+        s_gbtk += _whole(skew(f_gnbsc, plan.tile)).swapaxes(-1, -2)
     return s_gbtk * plan.scale
 
 
@@ -202,37 +217,48 @@ def _far_start(plan: Plan, side: Side, start: jax.Array) -> jax.Array:
     return side.k_hbkd.shape[2] - plan.block - start
 
 
-def _far_window(plan: Plan, side: Side, start: jax.Array) -> jax.Array:
-    """[g, k + t, d]: the distances from the block's last query and the first key down to its first and the last key."""
-    size = side.k_hbkd.shape[2] + plan.block
-    return jax.lax.dynamic_slice_in_dim(side.far_hcd, _far_start(plan, side, start), size, 1)
+def _far_windows(plan: Plan, side: Side, start: jax.Array) -> jax.Array:
+    """[g, n, k + s, d]: for each tile of the block's queries its distances to all keys, its last query's first."""
+    return _windows(plan, side.far_hcd, _far_start(plan, side, start), plan.block // plan.tile)
 
 
 def _near_windows(plan: Plan, side: Side, start: jax.Array) -> jax.Array:
-    """[g, n, 2t, d]: for each tile of keys the distances that the block's queries have from it, nearest tile last."""
-    size = side.k_hbkd.shape[2] + plan.block
-    near_gcd = jax.lax.dynamic_slice_in_dim(side.near_hcd, start, size, 1)
-    tile_gntd = near_gcd.reshape(near_gcd.shape[0], -1, plan.block, near_gcd.shape[-1])
-    return jnp.concatenate([tile_gntd[:, :-1], tile_gntd[:, 1:]], axis=2)[:, ::-1]
+    """[g, n, t + s, d]: for each tile of keys its distances from the block's queries, its last key's first."""
+    return _windows(plan, side.near_hcd, start, side.k_hbkd.shape[2] // plan.tile)
 
 
-def _merged(window_gncd: jax.Array) -> jax.Array:
-    """The transpose of cutting windows out of [g, k + t, d]."""
+def _windows(plan: Plan, table_hcd: jax.Array, start: jax.Array, tiles: int) -> jax.Array:
+    """[g, n, c, d]: overlapping parts of what a block sees of the table, each a tile before the last one."""
+    length = table_hcd.shape[1] // 2
+    seen_gcd = jax.lax.dynamic_slice_in_dim(table_hcd, start, length + plan.block, 1)
+    offset_n = plan.tile * np.arange(tiles)[::-1]
+    size = length + plan.block - offset_n[0]
+    return seen_gcd[:, offset_n[:, None] + np.arange(size)]
+
+
+def _merged(plan: Plan, window_gncd: jax.Array) -> jax.Array:
+    """The transpose of cutting windows out of what a block sees: [g, k + t, d]."""
     g, n, c, d = window_gncd.shape
-    low, high = jnp.split(window_gncd[:, ::-1], 2, axis=2)
-    flat = (g, n * c // 2, d)
-    pad = ((0, 0), (0, c // 2), (0, 0)), ((0, 0), (c // 2, 0), (0, 0))
-    return jnp.pad(low.reshape(flat), pad[0]) + jnp.pad(high.reshape(flat), pad[1])
+    steps = c // plan.tile
+    x_gnmsd = window_gncd[:, ::-1].reshape(g, n, steps, plan.tile, d)
+    # Window i's step m belongs to step i + m of the whole; the sum runs over the shorter of both.
+    parts = [x_gnmsd[:, i] for i in range(n)] if n < steps else [x_gnmsd[:, :, m] for m in range(steps)]
+    length = n + steps - 1
+    whole = sum(
+        jnp.pad(part, ((0, 0), (shift, length - shift - part.shape[1]), (0, 0), (0, 0)))
+        for shift, part in enumerate(parts)
+    )
+    return whole.reshape(g, length * plan.tile, d)
 
 
 def _split(plan: Plan, x_gbkd: jax.Array) -> jax.Array:
-    """[g, b, k, d] to [g, n, b, j, d]: keys in tiles. Heads and tiles lead, as a product of each wants it."""
-    return jnp.moveaxis(x_gbkd.reshape(*x_gbkd.shape[:2], -1, plan.block, x_gbkd.shape[-1]), 2, 1)
+    """[g, b, k, d] to [g, n, b, s, d]: lines in tiles. Heads and tiles lead, as a product of each wants it."""
+    return jnp.moveaxis(x_gbkd.reshape(*x_gbkd.shape[:2], -1, plan.tile, x_gbkd.shape[-1]), 2, 1)
 
 
-def _whole(x_gnbjd: jax.Array) -> jax.Array:
+def _whole(x_gnbsd: jax.Array) -> jax.Array:
     """The inverse of `_split`."""
-    x = jnp.moveaxis(x_gnbjd, 1, 2)
+    x = jnp.moveaxis(x_gnbsd, 1, 2)
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
