@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+ENVIRONMENT = "GLIBC_TUNABLES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "OMP_NUM_THREADS"  # that change what is measured
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -28,7 +29,7 @@ PACKAGES = (
 
 
 def setting() -> dict[str, Any]:
-    """The command, device, cores and versions of this process."""
+    """The command, device, cores, environment and versions of this process."""
     installed = {distribution.name for distribution in metadata.distributions()}
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
@@ -36,6 +37,7 @@ def setting() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "packages": {name: metadata.version(name) for name in PACKAGES if name in installed},
     }
 

@@ -6,10 +6,14 @@ python -m benchmarks.train_step [--size=v3_base] [--layers=4] [--shapes=8x128,2x
 A step is forward, backward, clipping and AdamW on one random batch with the same masked positions (15 %). `ours` is
 the step that train.py runs, decoder and all; `plain` the same with plain attention; `stock` transformers'
 DebertaV2ForMaskedLM, whose head sees every position and which has no decoder; `masked` that with its head on the masked
-positions only; `compiled` and `masked, compiled` those through torch.compile. transformers get torch's fused AdamW. All
-take turns, round by round. MFU counts the model's own products (train/flops.py). Peers need requirements-torch.txt.
+positions only; `stock, compiled` and `masked, compiled` those through torch.compile. transformers get torch's fused
+AdamW. All take turns, round by round: `times ours` is the median over rounds of how many times longer a step took. MFU
+and GFLOP/s count the model's own products (train/flops.py). `peak GB` is what the compiled program says of ours, and of
+transformers what torch had taken on a GPU, the other competitors' models included; there is none on CPUs. Peers need
+requirements-torch.txt.
 """
 
+import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -41,6 +45,7 @@ class Shape(NamedTuple):
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers need memory of the same GPU
     rows = [row for shape in args.shapes for row in measured(args, shape)]
     print(report.table(rows))
     if args.json:
@@ -97,20 +102,22 @@ def measured(args, shape: Shape) -> Iterator[dict[str, Any]]:
             "quartiles ms": "-".join(f"{1000 * q:.0f}" for q in np.quantile(times, (0.25, 0.75))),
         }
         if name in runs:
-            row |= of_the_model(runs[name], shape, statistics.median(times))
+            row |= of_the_model(runs[name], shape, batch, statistics.median(times))
+        else:
+            row |= torch_peer.peak_of(steps[name])
         yield row
 
 
-def of_the_model(run: Run, shape: Shape, seconds: float) -> dict[str, float]:
-    """GFLOP/s of the model's own products, MFU where the device's peak is known, its peak memory where it says so."""
+def of_the_model(run: Run, shape: Shape, batch: dict[str, np.ndarray], seconds: float) -> dict[str, float]:
+    """GFLOP/s of the model's own products, MFU where the device's peak is known, peak memory of the compiled step."""
     slots = predictions_per_row(shape.length, run.config.data.mask.rate)
     flops = shape.rows * flops_per_row(run.config, shape.length, slots, shape.rows) / seconds
     found = {"GFLOP/s": flops / 1e9}
     device = jax.devices()[0]
     if device.device_kind in PEAK_FLOPS:
         found["MFU"] = flops / PEAK_FLOPS[device.device_kind]
-    memory = device.memory_stats()
-    return found | ({"peak GB": memory["peak_bytes_in_use"] / 1e9} if memory else {})
+    compiled = run.train_step.lower(run.abstract, run.place(batch)).compile()
+    return found | {"peak GB": compiled.memory_analysis().peak_memory_in_bytes / 1e9}
 
 
 def run_of(args, shape: Shape, **model: Any) -> Run:

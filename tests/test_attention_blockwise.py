@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,21 @@ def test_tiles_of_a_block_change_nothing(length, block, terms):
     """Of 8 lines: more windows of a tile than steps in a window for keys, fewer for queries, and the same for both."""
     given = problem(length, SPANS["small"], terms, rate=0.1)
     assert_equal(solved(attend(block=block, tile=8), given), solved(reference.attend, given))
+
+
+def test_heads_over_devices_change_nothing():
+    """Several blocks and tiles of four heads, two devices for each."""
+    given = problem(48, SPANS["small"], "c2p|p2c", rate=0.1, heads=HEADS)
+    mesh = jax.make_mesh((2, 4), ("others", "heads"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def split(x, axis):
+        names = [None] * x.ndim
+        names[axis] = "heads"
+        return jax.device_put(x, jax.NamedSharding(mesh, jax.P(*names)))
+
+    axes = {"q_bqhd": 2, "k_bkhd": 2, "v_bkhd": 2, "pos_k_rhd": 1, "pos_q_rhd": 1, "seed_bhq": 1}
+    over = dataclasses.replace(given, **{name: split(getattr(given, name), axis) for name, axis in axes.items()})
+    assert_equal(solved(attend(block=16, tile=8), over), solved(attend(block=16, tile=8), given), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ BASE = choice.Facts(
         ({}, "gpu"),
         ({"rate": 0.1}, "xla"),
         ({"dtype": jnp.dtype("float32")}, "xla"),
+        ({"head_size": 20}, "xla"),
+        ({"head_size": 256}, "xla"),
         ({"length": 1024, "rate": 0.1}, "xla"),
         ({"length": 1025, "rate": 0.1}, "blockwise"),
         ({"platform": "cpu"}, "blockwise"),
@@ -55,6 +57,7 @@ def test_what_is_asked_for_is_taken():
         ("tpu", {"platform": "tpu", "heads": 3}, "3 heads of 64"),
         ("gpu", {"platform": "cpu"}, "runs on GPUs, this is a cpu"),
         ("gpu", {"rate": 0.1}, "no dropout"),
+        ("gpu", {"head_size": 20}, "heads of 20"),
     ],
 )
 def test_what_cannot_run_here_is_refused_by_name(asked, changes, said):
@@ -74,3 +77,11 @@ def test_all_give_what_the_reference_gives(asked):
     facts = BASE._replace(platform="cpu", length=40, heads=2, head_size=8, dtype=jnp.dtype("float32"), rate=0.2)
     found = solved(lambda given: choice.attend(given, asked, facts), given)
     assert_equal(found, solved(reference.attend, given))
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "heads"), [("cpu", 128, 1), ("gpu", 1024, None), ("gpu", 1025, 1), ("tpu", 4096, 1)]
+)
+def test_the_decoder_takes_long_rows_a_head_at_a_time(platform, length, heads):
+    assert choice.decoder_heads_at_once(platform, length, heads_split=False) == heads
+    assert choice.decoder_heads_at_once(platform, length, heads_split=True) is None

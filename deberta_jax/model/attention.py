@@ -71,10 +71,11 @@ class DisentangledAttention(nn.Module):
         """Queries at these positions, for any number of calls."""
         of_keys_hbpk = None
         if "p2c" in self.cfg.pos_att_type:
-            rows = _rows(self.cfg, memory.k_bkhd.shape[1])
+            length = memory.k_bkhd.shape[1]
+            rows = _rows(self.cfg, length)
             of_keys_hbpk = chosen.position_to_content(
                 *(memory.k_bkhd, memory.pos_q_rhd, rows, position_bp, select_bpk),
-                heads=choice.heads_at_once(platform()[0], heads_split=parts_of("heads") > 1),
+                heads=choice.decoder_heads_at_once(platform()[0], length, heads_split=parts_of("heads") > 1),
             )
         return Chosen(position_bp, select_bpk, document_bp, of_keys_hbpk)
 

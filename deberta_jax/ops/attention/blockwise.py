@@ -231,9 +231,8 @@ def _windows(plan: Plan, table_hcd: jax.Array, start: jax.Array, tiles: int) -> 
     """[g, n, c, d]: overlapping parts of what a block sees of the table, each a tile before the last one."""
     length = table_hcd.shape[1] // 2
     seen_gcd = jax.lax.dynamic_slice_in_dim(table_hcd, start, length + plan.block, 1)
-    offset_n = plan.tile * np.arange(tiles)[::-1]
-    size = length + plan.block - offset_n[0]
-    return seen_gcd[:, offset_n[:, None] + np.arange(size)]
+    size = length + plan.block - plan.tile * (tiles - 1)
+    return jnp.stack([seen_gcd[:, n * plan.tile :][:, :size] for n in reversed(range(tiles))], axis=1)
 
 
 def _merged(plan: Plan, window_gncd: jax.Array) -> jax.Array:

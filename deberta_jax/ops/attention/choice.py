@@ -71,12 +71,22 @@ def without_cudnn(facts: Facts) -> str | None:
         return f"cuDNN runs on GPUs, this is a {facts.platform}"
     if facts.rate:
         return "cuDNN's attention has no dropout here; model.attention_dropout=0 allows it"
-    return None if facts.dtype == gpu.DTYPE else "cuDNN's attention works in bfloat16"
+    if facts.dtype != gpu.DTYPE:
+        return "cuDNN's attention works in bfloat16"
+    step, largest = gpu.HEAD_SIZES
+    if facts.head_size % step or facts.head_size > largest:
+        return f"cuDNN's attention is not made for heads of {facts.head_size}"
+    return None
 
 
 def heads_at_once(platform: str, *, heads_split: bool) -> int | None:
-    """How many heads the loops of `blockwise` and `chosen` take together: one on CPUs, elsewhere all (None)."""
+    """How many heads `blockwise` takes together: one on CPUs, elsewhere all (None)."""
     return 1 if platform == "cpu" and not heads_split else None
+
+
+def decoder_heads_at_once(platform: str, length: int, *, heads_split: bool) -> int | None:
+    """How many heads `chosen` takes together: of long rows one, since each makes a [k, 2k] array."""
+    return 1 if length > LONG and not heads_split else heads_at_once(platform, heads_split=heads_split)
 
 
 def implementation(name: str, facts: Facts) -> Callable[[Problem], jax.Array]:

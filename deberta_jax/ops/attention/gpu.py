@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax.ops.attention.problem import Problem, allowed_pairs
-from deberta_jax.ops.attention.softmax import MASKED_SCORE
 from deberta_jax.ops.attention.xla import position_scores
 
 DTYPE = jnp.bfloat16
+HEAD_SIZES = 8, 128  # cuDNN takes multiples of the first up to the second
+# Added to a score that must not be seen. jax's own masks have it too: with numbers near the largest of bfloat16 cuDNN
+# subtracts wrongly where a query sees no key at all.
+MASKED = -(2.0**41)
 
 
 def attend(problem: Problem) -> jax.Array:
@@ -20,13 +23,10 @@ def attend(problem: Problem) -> jax.Array:
     length = problem.q_bqhd.shape[1]
     padded = problem.padded(length + length % 2)
     allowed_bqk = allowed_pairs(padded.document_bk, padded.document_bk)
+    # Without position terms a mask will do: a bias would have a gradient computed for nothing.
+    hidden = {"bias": bias(padded, allowed_bqk)} if padded.terms else {"mask": allowed_bqk[:, None]}
     o_bqhd = jax.nn.dot_product_attention(
-        padded.q_bqhd,
-        padded.k_bkhd,
-        padded.v_bkhd,
-        bias=bias(padded, allowed_bqk),
-        scale=padded.scale,
-        implementation="cudnn",
+        padded.q_bqhd, padded.k_bkhd, padded.v_bkhd, scale=padded.scale, implementation="cudnn", **hidden
     )
     # A query that sees no key gets zeros; cuDNN would give the mean of all values.
     return jnp.where(allowed_bqk.any(-1)[..., None, None], o_bqhd, 0)[:, :length]
@@ -34,8 +34,5 @@ def attend(problem: Problem) -> jax.Array:
 
 def bias(problem: Problem, allowed_bqk: jax.Array) -> jax.Array:
     """bfloat16 [b, h, q, k]: what is added to scale * (q . k)."""
-    shape = (problem.q_bqhd.shape[0], problem.q_bqhd.shape[2], *allowed_bqk.shape[1:])
-    b_bhqk = jnp.zeros(shape, jnp.float32)
-    if problem.terms:
-        b_bhqk += position_scores(problem).swapaxes(0, 1) * problem.scale
-    return jnp.where(allowed_bqk[:, None], b_bhqk, MASKED_SCORE).astype(DTYPE)
+    b_bhqk = position_scores(problem).swapaxes(0, 1) * problem.scale
+    return jnp.where(allowed_bqk[:, None], b_bhqk, MASKED).astype(DTYPE)
