@@ -45,14 +45,14 @@ def step_of(cfg: ModelConfig, batch: dict[str, np.ndarray], loss_of: Callable) -
 
 
 def peak_of(step: Step) -> dict[str, float]:
-    """{"peak GB": what torch has taken at most during a step} on a GPU, nothing on CPUs."""
+    """{"held GB": what torch has taken at most during a step} on a GPU, nothing on CPUs."""
     import torch
 
     if not torch.cuda.is_available():
         return {}
     torch.cuda.reset_peak_memory_stats()
     step()
-    return {"peak GB": torch.cuda.max_memory_allocated() / 1e9}
+    return {"held GB": torch.cuda.max_memory_allocated() / 1e9}
 
 
 def whole_loss(model: Any, batch: dict[str, Any]) -> Any:

@@ -8,9 +8,9 @@ the step that train.py runs, decoder and all; `plain` the same with plain attent
 DebertaV2ForMaskedLM, whose head sees every position and which has no decoder; `masked` that with its head on the masked
 positions only; `stock, compiled` and `masked, compiled` those through torch.compile. transformers get torch's fused
 AdamW. All take turns, round by round: `times ours` is the median over rounds of how many times longer a step took. MFU
-and GFLOP/s count the model's own products (train/flops.py). `peak GB` is what the compiled program says of ours, and of
-transformers what torch had taken on a GPU, the other competitors' models included; there is none on CPUs. Peers need
-requirements-torch.txt.
+and GFLOP/s count the model's own products (train/flops.py). `held GB` is state, batch and temporary arrays of our
+compiled program; of transformers what torch has taken at most on a GPU, its other models included, and nothing on CPUs.
+Peers need requirements-torch.txt.
 """
 
 import os
@@ -109,15 +109,15 @@ def measured(args, shape: Shape) -> Iterator[dict[str, Any]]:
 
 
 def of_the_model(run: Run, shape: Shape, batch: dict[str, np.ndarray], seconds: float) -> dict[str, float]:
-    """GFLOP/s of the model's own products, MFU where the device's peak is known, peak memory of the compiled step."""
+    """GFLOP/s of the model's own products, MFU where the device's peak is known, memory of the compiled step."""
     slots = predictions_per_row(shape.length, run.config.data.mask.rate)
     flops = shape.rows * flops_per_row(run.config, shape.length, slots, shape.rows) / seconds
     found = {"GFLOP/s": flops / 1e9}
     device = jax.devices()[0]
     if device.device_kind in PEAK_FLOPS:
         found["MFU"] = flops / PEAK_FLOPS[device.device_kind]
-    compiled = run.train_step.lower(run.abstract, run.place(batch)).compile()
-    return found | {"peak GB": compiled.memory_analysis().peak_memory_in_bytes / 1e9}
+    memory = run.train_step.lower(run.abstract, run.place(batch)).compile().memory_analysis()
+    return found | {"held GB": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9}
 
 
 def run_of(args, shape: Shape, **model: Any) -> Run:
