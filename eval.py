@@ -12,11 +12,12 @@ python eval.py --workdir=DIR --split=test                      another split, or
 python eval.py --workdir=DIR --task=ax --data=glue/AX          another task with the same labels, from another folder
 """
 
-import logging
+import argparse
 import sys
 
 from deberta_jax import config as configs
 from deberta_jax import errors, flags
+from deberta_jax.dist import joining, processes
 
 
 def main(argv: list[str]) -> None:
@@ -28,29 +29,33 @@ def main(argv: list[str]) -> None:
     arguments.add_argument("--split", action="append", default=[], help="of the task, or a file; may be repeated")
     arguments.add_argument("--output", help="where scores.json and predictions go; WORKDIR/eval without it")
     arguments.add_argument("--fill_mask", action="append", help="a sentence with [MASK] in it; may be repeated")
+    processes.add_flags(arguments)
     parsed = arguments.parse_args(split.rest)
     source = split.source or f"{parsed.workdir}/config.json"
     config = configs.build(flags.read_config(source, split.assignments).config)
-    logging.basicConfig(format="%(message)s")
-    from deberta_jax.train import compiled, finetune, pretrain  # imports jax: only now that the flags are right
+    of_task = isinstance(config, configs.FinetuneConfig)
+    check(parsed, of_task=of_task)
+    with joining.joined(parsed):
+        from deberta_jax.train import compiled, finetune, pretrain  # imports jax: only now that the flags are right
 
-    compiled.keep_compiled()
+        compiled.keep_compiled()
+        if of_task:
+            names = {"task_name": parsed.task, "directory": parsed.data, "splits": parsed.split}
+            finetune.evaluate_task(config, parsed.workdir, **names, output=parsed.output)
+        elif parsed.fill_mask:
+            pretrain.fill_masks(config, parsed.workdir, parsed.fill_mask)
+        else:
+            pretrain.evaluate_workdir(config, parsed.workdir, parsed.data, parsed.output)
 
-    if isinstance(config, configs.FinetuneConfig):
-        if parsed.fill_mask:
-            raise errors.Refused(f"--fill_mask: {parsed.workdir} was fine-tuned, it predicts no masked tokens")
-        data, splits = parsed.data, parsed.split
-        options = {"task_name": parsed.task, "directory": data, "splits": splits, "output": parsed.output}
-        finetune.evaluate_task(config, parsed.workdir, **options)
-        return
-    if parsed.task or parsed.split:
+
+def check(parsed: argparse.Namespace, *, of_task: bool) -> None:
+    """Raises Refused for flags that say nothing to this kind of run."""
+    if of_task and parsed.fill_mask:
+        raise errors.Refused(f"--fill_mask: {parsed.workdir} was fine-tuned, it predicts no masked tokens")
+    if not of_task and (parsed.task or parsed.split):
         raise errors.Refused("--task and --split are of runs that were fine-tuned; prepared rows are named in --data")
     if parsed.fill_mask and (parsed.data or parsed.output):
         raise errors.Refused("--fill_mask prints and reads no rows: leave --data and --output out")
-    if parsed.fill_mask:
-        pretrain.fill_masks(config, parsed.workdir, parsed.fill_mask)
-    else:
-        pretrain.evaluate_workdir(config, parsed.workdir, parsed.data, parsed.output)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from benchmarks import report
 from deberta_jax import errors
 from deberta_jax.config import DataConfig, MaskConfig
-from deberta_jax.data.batches import train_batches
+from deberta_jax.data.batches import Share, train_batches
 from deberta_jax.data.documents import read_documents
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import Manifest, read_manifest
@@ -152,7 +152,7 @@ def tokens_a_second(manifest: Manifest, vocabulary: Vocabulary, stream: Stream) 
         mask=mask,
         read_threads=stream.threads,
     )
-    batches = train_batches([manifest], data, vocabulary, seed=0, batch_size=BATCH)
+    batches = train_batches([manifest], data, vocabulary, seed=0, share=Share.whole(BATCH))
     for _ in range(2 * stream.threads + 1):  # what is read ahead
         next(batches)
     start, count = time.monotonic(), 0

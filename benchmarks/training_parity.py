@@ -28,7 +28,7 @@ from configs import base
 from deberta_jax import config as configs
 from deberta_jax import errors
 from deberta_jax.convert.load import load_with_report
-from deberta_jax.data.batches import train_batches
+from deberta_jax.data.batches import Share, train_batches
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import read_manifest
 from deberta_jax.flags import Arguments
@@ -93,10 +93,7 @@ def real_batches(folder: Path) -> tuple[list[dict[str, np.ndarray]], int]:
         dataclasses.replace(data, paths=(rows,), isolate_documents=False, read_threads=1),
         Vocabulary.of(spm),
         seed=0,
-        batch_size=ROWS,
-        start_step=0,
-        host=0,
-        hosts=1,
+        share=Share.whole(ROWS),
     )
     return list(itertools.islice(batches, STEPS)), spm.size
 

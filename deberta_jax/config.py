@@ -432,6 +432,7 @@ class RunConfig:
     micro_batches: int  # gradient accumulation
     log_every: int
     max_bad_steps: int  # non-finite steps that are skipped before the run ends with exit code 4
+    watchdog_minutes: float  # without the end of a step, after which the process prints its stacks and ends; 0 = never
     init_from: str  # workdir whose parameters start this run; "" = fresh; of a pair: see RTDConfig
     profile_steps: tuple[int, ...]  # (first, end): trace these steps; () = none
     mesh: tuple[tuple[str, int], ...]  # (axis, size), slowest first; one size may be -1
@@ -444,6 +445,9 @@ class RunConfig:
         for name in ("batch_size", "micro_batches", "log_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        require(
+            0 <= self.watchdog_minutes < math.inf, f"watchdog_minutes must not be negative, got {self.watchdog_minutes}"
+        )
         require(self.max_bad_steps >= 0, f"max_bad_steps must not be negative, got {self.max_bad_steps}")
         require(
             self.batch_size % self.micro_batches == 0,

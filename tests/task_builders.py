@@ -10,7 +10,7 @@ from builders import VOCABULARY
 from configs import finetune
 from deberta_jax import config
 from deberta_jax.config import FinetuneConfig, TaskDataConfig
-from deberta_jax.data.batches import Batch
+from deberta_jax.data.batches import Batch, Share
 from deberta_jax.tasks.batches import eval_batches
 from deberta_jax.tasks.examples import KINDS
 from deberta_jax.tasks.rows import ChoiceRow, Row, TextRow
@@ -76,7 +76,7 @@ def task_batch(kind: str, length: int = 24, seed: int = 0) -> Batch:
     lengths = np.random.default_rng(seed).integers(SHORTEST, length + 1, 13)
     rows = task_rows(kind, lengths, seed)
     rows[4], rows[7] = hidden(rows[4]), hidden(rows[7])
-    (batch,) = eval_batches(rows, batch_size=13, parts=8, buckets=(length,), pad_id=PAD_ID, threads=1)
+    (batch,) = eval_batches(rows, batch_size=13, share=Share.whole(16), buckets=(length,), pad_id=PAD_ID, threads=1)
     return batch
 
 

@@ -10,7 +10,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from deberta_jax.config import DataConfig, MaskConfig
-from deberta_jax.data.batches import Batch, check_manifests, eval_batches, train_batches
+from deberta_jax.data.batches import Batch, Share, check_manifests, eval_batches, train_batches
 from deberta_jax.data.masking import Vocabulary, predictions_per_row
 from deberta_jax.data.prepared import Manifest, encode_rows, read_manifest, write_manifest
 from deberta_jax.errors import Refused
@@ -69,7 +69,7 @@ def write_split(path: Path, split: str, rows: Iterable, count: int) -> dict:
 
 
 def take(manifests: list[Manifest], vocabulary: Vocabulary, count: int, data: DataConfig = DATA, **options) -> list:
-    batches = train_batches(manifests, data, vocabulary, **{"seed": 3, "batch_size": 8} | options)
+    batches = train_batches(manifests, data, vocabulary, **{"seed": 3, "share": Share.whole(8)} | options)
     taken = [next(batches) for _ in range(count)]
     batches.close()
     return taken
@@ -110,7 +110,7 @@ def test_a_batch_has_the_shapes_and_types_of_its_description(big, vocabulary):
 
 
 def test_a_batch_holds_the_rows_it_names(big, small, vocabulary):
-    stored = whole([(big, "train"), (small, "train")], vocabulary, batch_size=10)
+    stored = whole([(big, "train"), (small, "train")], vocabulary, share=Share.whole(10))
     assert len({ids.tobytes() for ids in original_ids(stored)}) == ROWS + 7  # so rows can be told apart
     for batch in take([big, small], vocabulary, 10):
         np.testing.assert_array_equal(original_ids(batch), original_ids(stored)[batch["examples"]])
@@ -136,9 +136,14 @@ def test_a_step_far_ahead_needs_none_of_those_before(big, vocabulary):
 def test_hosts_side_by_side_hold_the_global_batch(hosts, weights, big, small, vocabulary):
     data = dataclasses.replace(DATA, weights=weights)
     alone = take([big, small], vocabulary, 4, data, start_step=6)
-    parts = [take([big, small], vocabulary, 4, data, start_step=6, host=h, hosts=hosts) for h in range(hosts)]
+    shares = (
+        np.random.default_rng(hosts).permutation(np.arange(8, dtype=np.int32)).reshape(hosts, -1)
+    )  # meshes need not keep hosts' rows together
+    parts = [take([big, small], vocabulary, 4, data, start_step=6, share=Share(8, np.sort(own))) for own in shares]
     for step, expected in enumerate(alone):
-        assert_equal({key: np.concatenate([part[step][key] for part in parts]) for key in expected}, expected)
+        rows = np.concatenate([part[step]["rows"] for part in parts])
+        joined = {key: np.concatenate([part[step][key] for part in parts])[np.argsort(rows)] for key in expected}
+        assert_equal(joined, expected)
 
 
 def test_the_number_of_threads_changes_nothing(big, vocabulary):
@@ -155,7 +160,9 @@ def test_each_row_comes_once_an_epoch_and_epochs_differ(which, big, small, vocab
     manifests = [big] if which == "one set" else [big, small]
     rows = sum(m.splits["train"].rows for m in manifests)
     step = 6000 * rows // 3  # far from the start, where an inexact mixture would have drifted off
-    order = np.concatenate([b["examples"] for b in take(manifests, vocabulary, rows, batch_size=3, start_step=step)])
+    order = np.concatenate(
+        [b["examples"] for b in take(manifests, vocabulary, rows, share=Share.whole(3), start_step=step)]
+    )
     epochs = order.reshape(3, rows)
     for epoch in epochs:
         assert sorted(epoch) == list(range(rows))
@@ -165,7 +172,7 @@ def test_each_row_comes_once_an_epoch_and_epochs_differ(which, big, small, vocab
 
 def test_a_row_is_masked_anew_in_every_epoch(big, vocabulary):
     seen: dict[int, list[bytes]] = {}
-    for batch in take([big], vocabulary, ROWS, batch_size=3):
+    for batch in take([big], vocabulary, ROWS, share=Share.whole(3)):
         for example, positions_p in zip(batch["examples"].tolist(), batch["masked_positions"], strict=True):
             seen.setdefault(example, []).append(positions_p.tobytes())
     assert sum(len(set(masks)) == 3 for masks in seen.values()) > 0.7 * ROWS
@@ -173,11 +180,13 @@ def test_a_row_is_masked_anew_in_every_epoch(big, vocabulary):
 
 def test_the_seed_changes_order_and_masks_and_neighbouring_seeds_share_no_epoch(big, vocabulary):
     def orders(seed: int) -> set[tuple[int, ...]]:
-        order = np.concatenate([b["examples"] for b in take([big], vocabulary, 4 * ROWS, batch_size=1, seed=seed)])
+        order = np.concatenate(
+            [b["examples"] for b in take([big], vocabulary, 4 * ROWS, share=Share.whole(1), seed=seed)]
+        )
         return {tuple(epoch) for epoch in order.reshape(4, ROWS).tolist()}
 
     assert len(orders(3) | orders(4)) == 8
-    one, other = (whole([(big, "train")], vocabulary, batch_size=8, seed=seed) for seed in (3, 4))
+    one, other = (whole([(big, "train")], vocabulary, share=Share.whole(8), seed=seed) for seed in (3, 4))
     assert not np.array_equal(one["masked_positions"], other["masked_positions"])
 
 
@@ -187,7 +196,7 @@ def test_the_seed_changes_order_and_masks_and_neighbouring_seeds_share_no_epoch(
 )
 def test_sets_are_mixed_by_weight_or_by_a_power_of_their_size(weights, exponent, share, big, small, vocabulary):
     data = dataclasses.replace(DATA, weights=weights, sampling_exponent=exponent)
-    examples = np.concatenate([b["examples"] for b in take([big, small], vocabulary, 25, data, batch_size=40)])
+    examples = np.concatenate([b["examples"] for b in take([big, small], vocabulary, 25, data, share=Share.whole(40))])
     assert (examples >= ROWS).mean() == pytest.approx(share, rel=0.02)
     # Within its share each set is read evenly: every row as often as any other of its set, give or take one epoch.
     for count in (np.bincount(examples)[:ROWS], np.bincount(examples)[ROWS:]):
@@ -195,7 +204,7 @@ def test_sets_are_mixed_by_weight_or_by_a_power_of_their_size(weights, exponent,
 
 
 def test_positions_restart_with_each_document_when_documents_are_isolated(big, vocabulary):
-    batch = whole([(big, "train")], vocabulary, batch_size=8)
+    batch = whole([(big, "train")], vocabulary, share=Share.whole(8))
     assert batch["documents"].max() > 1
     assert (batch["documents"] == 0).any()
     for documents_l, positions_l in zip(batch["documents"].tolist(), batch["positions"].tolist(), strict=True):
@@ -208,8 +217,10 @@ def test_positions_restart_with_each_document_when_documents_are_isolated(big, v
 
 
 def test_a_row_is_one_document_when_documents_are_not_isolated(big, vocabulary):
-    apart = whole([(big, "train")], vocabulary, batch_size=8)
-    together = whole([(big, "train")], vocabulary, dataclasses.replace(DATA, isolate_documents=False), batch_size=8)
+    apart = whole([(big, "train")], vocabulary, share=Share.whole(8))
+    together = whole(
+        [(big, "train")], vocabulary, dataclasses.replace(DATA, isolate_documents=False), share=Share.whole(8)
+    )
     is_real_bl = apart["documents"] > 0
     np.testing.assert_array_equal(together["documents"], is_real_bl)
     np.testing.assert_array_equal(together["positions"], np.where(is_real_bl, np.arange(LENGTH), 0))
@@ -220,10 +231,10 @@ def test_a_row_is_one_document_when_documents_are_not_isolated(big, vocabulary):
 @pytest.mark.parametrize(("batch_size", "hosts"), [(1, 1), (5, 1), (7, 1), (6, 2), (6, 3), (8, 4), (40, 2)])
 def test_evaluation_sees_each_row_once_with_the_same_masks(batch_size, hosts, big, small, vocabulary):
     sets = [(big, "holdout"), (small, "holdout")]
-    expected = whole(sets, vocabulary, batch_size=14)
+    expected = whole(sets, vocabulary, share=Share.whole(14))
     parts = [
-        list(eval_batches(sets, DATA, vocabulary, seed=3, batch_size=batch_size, host=h, hosts=hosts))
-        for h in range(hosts)
+        list(eval_batches(sets, DATA, vocabulary, seed=3, share=Share(batch_size, own)))
+        for own in np.arange(batch_size, dtype=np.int32).reshape(hosts, -1)
     ]
     assert {len(part) for part in parts} == {-(-(HELD_OUT + 3) // batch_size)}
     rows = {key: np.concatenate([part[s][key] for s in range(len(parts[0])) for part in parts]) for key in expected}
@@ -238,18 +249,20 @@ def test_evaluation_sees_each_row_once_with_the_same_masks(batch_size, hosts, bi
 
 
 def test_evaluation_can_stop_after_some_rows(big, vocabulary):
-    full = whole([(big, "holdout")], vocabulary, batch_size=4)
-    assert_equal(whole([(big, "holdout")], vocabulary, batch_size=4, max_rows=6), {key: full[key][:6] for key in full})
-    assert len(whole([(big, "holdout")], vocabulary, batch_size=4, max_rows=1000)["rows"]) == HELD_OUT
+    full = whole([(big, "holdout")], vocabulary, share=Share.whole(4))
+    assert_equal(
+        whole([(big, "holdout")], vocabulary, share=Share.whole(4), max_rows=6), {key: full[key][:6] for key in full}
+    )
+    assert len(whole([(big, "holdout")], vocabulary, share=Share.whole(4), max_rows=1000)["rows"]) == HELD_OUT
 
 
 def test_many_evaluations_leave_no_thread_behind(big, vocabulary):
-    training = train_batches([big], DATA, vocabulary, seed=0, batch_size=4)
+    training = train_batches([big], DATA, vocabulary, seed=0, share=Share.whole(4))
     next(training)
     before = set()
     for number in range(20):
-        whole([(big, "holdout")], vocabulary, batch_size=4)
-        abandoned = eval_batches([(big, "holdout")], DATA, vocabulary, seed=0, batch_size=4)
+        whole([(big, "holdout")], vocabulary, share=Share.whole(4))
+        abandoned = eval_batches([(big, "holdout")], DATA, vocabulary, seed=0, share=Share.whole(4))
         next(abandoned)
         abandoned.close()
         if number == 0:
@@ -268,7 +281,9 @@ def settled_threads() -> set[threading.Thread]:
 
 def test_an_error_while_reading_reaches_the_caller(tmp_path, vocabulary):
     manifest = write_set(tmp_path, vocabulary, train=20)
-    batches = train_batches([dataclasses.replace(manifest, length=LENGTH + 1)], DATA, vocabulary, seed=0, batch_size=4)
+    batches = train_batches(
+        [dataclasses.replace(manifest, length=LENGTH + 1)], DATA, vocabulary, seed=0, share=Share.whole(4)
+    )
     with pytest.raises(Refused, match="no row of 17 uint16 ids"):
         next(batches)
 
@@ -281,9 +296,9 @@ def test_sets_that_do_not_fit_each_other_are_refused_by_name(big, tmp_path, voca
     with pytest.raises(Refused, match="longer has rows of 32 tokens"):
         take([big, longer], vocabulary, 1)
     with pytest.raises(Refused, match="foreign was prepared with another tokenizer"):
-        whole([(big, "train"), (foreign, "train")], vocabulary, batch_size=4)
+        whole([(big, "train"), (foreign, "train")], vocabulary, share=Share.whole(4))
     with pytest.raises(Refused, match="data.paths is empty"):
-        train_batches([], DATA, vocabulary, seed=0, batch_size=4)
+        train_batches([], DATA, vocabulary, seed=0, share=Share.whole(4))
 
 
 def test_data_that_cannot_be_used_is_refused_before_anything_is_read(big, tmp_path, vocabulary):
@@ -291,12 +306,8 @@ def test_data_that_cannot_be_used_is_refused_before_anything_is_read(big, tmp_pa
     wide = write_set(tmp_path / "wide", vocabulary, train=4, max_id=vocabulary.size)
     for manifest, split in ((empty, "holdout"), (wide, "holdout")):  # none, and none listed
         with pytest.raises(Refused, match=f"{manifest.path.name} holds no holdout rows"):
-            eval_batches([(big, "holdout"), (manifest, split)], DATA, vocabulary, seed=0, batch_size=4)
+            eval_batches([(big, "holdout"), (manifest, split)], DATA, vocabulary, seed=0, share=Share.whole(4))
     with pytest.raises(Refused, match=f"wide holds token {vocabulary.size}, the vocabulary has {vocabulary.size} ids"):
-        train_batches([wide], DATA, vocabulary, seed=0, batch_size=4)
+        train_batches([wide], DATA, vocabulary, seed=0, share=Share.whole(4))
     with pytest.raises(Refused, match="empty: 4 train rows do not fill one batch of 5"):
-        train_batches([empty], DATA, vocabulary, seed=0, batch_size=5)
-    with pytest.raises(Refused, match="batch size 8 is not a multiple of the 3 hosts"):
-        train_batches([big], DATA, vocabulary, seed=0, batch_size=8, hosts=3)
-    with pytest.raises(Refused, match="batch size 9 is not a multiple of the 2 hosts"):
-        eval_batches([(big, "holdout")], DATA, vocabulary, seed=0, batch_size=9, hosts=2)
+        train_batches([empty], DATA, vocabulary, seed=0, share=Share.whole(5))

@@ -237,15 +237,15 @@ def test_a_save_is_due_by_steps_and_by_minutes(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", both, clock) as saves:
         assert [step for step in range(1, 301) if saves.due(step)] == [100, 200, 300]
         clock.now += 119
-        assert not saves.due(1)
+        assert not saves.late()
         clock.now += 1
-        assert saves.due(1)
+        assert saves.late()
         saves.save(1, state_at(1), META)
-        assert not saves.due(2)  # the minutes count from the last save
+        assert not saves.late()  # the minutes count from the last save
     never = CheckpointConfig(every_steps=0, every_minutes=0.0, keep_last=2, keep_every=0)
     with Checkpoints(tmp_path / "never", never, clock) as saves:
         clock.now += 1e9
-        assert not any(saves.due(step) for step in range(1, 301))
+        assert not saves.late() and not any(saves.due(step) for step in range(1, 301))
 
 
 def test_a_step_that_is_there_already_is_not_written_again(checkpoints):

@@ -15,7 +15,7 @@ from matplotlib import image
 
 import train
 from deberta_jax import errors
-from deberta_jax.data.batches import eval_batches
+from deberta_jax.data.batches import Share, eval_batches
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import canonical_json, read_manifest, write_manifest
 from deberta_jax.errors import Refused
@@ -69,7 +69,7 @@ def test_held_out_numbers_count_each_masked_position_once(trained, prepared):
     rows = manifest.splits["holdout"].rows
     assert rows % 16  # the last batch of the run is not full
     batches = list(
-        eval_batches([(manifest, "holdout")], data, Vocabulary.of(tokenizer), seed=0, batch_size=rows)
+        eval_batches([(manifest, "holdout")], data, Vocabulary.of(tokenizer), seed=0, share=Share.whole(rows))
     )  # all of them in one batch
     (batch,) = batches
     weights, labels = batch["weights"], batch["labels"]

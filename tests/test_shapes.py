@@ -24,7 +24,7 @@ def described(tree) -> dict:
 def test_they_are_those_of_real_batches(run, prepared, spm_dir):
     vocabulary = Vocabulary.of(load_tokenizer(spm_dir))
     batches = train_batches(
-        [read_manifest(prepared)], run.config.data, vocabulary, seed=0, batch_size=run.config.batch_size
+        [read_manifest(prepared)], run.config.data, vocabulary, seed=0, share=run.share(run.config.batch_size)
     )
     real = run.place(next(batches))
     batches.close()

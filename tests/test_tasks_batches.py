@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deberta_jax.data.batches import Share
 from deberta_jax.errors import Refused
 from deberta_jax.tasks.batches import bucket_of, epoch_plan, eval_batches, longest, steps_per_epoch, train_batches
 from deberta_jax.tasks.examples import KINDS
@@ -23,7 +24,7 @@ def ragged(kind: str, count: int = ROWS, seed: int = 0) -> list:
 
 
 def take(rows: list, count: int, **options) -> list[dict]:
-    settings = {"seed": 3, "batch_size": BATCH, "buckets": BUCKETS, "pad_id": PAD_ID, "threads": 2} | options
+    settings = {"seed": 3, "share": Share.whole(BATCH), "buckets": BUCKETS, "pad_id": PAD_ID, "threads": 2} | options
     batches = train_batches(rows, **settings)
     taken = [next(batches) for _ in range(count)]
     batches.close()
@@ -31,7 +32,13 @@ def take(rows: list, count: int, **options) -> list[dict]:
 
 
 def whole(rows: list, **options) -> list[dict]:
-    settings = {"batch_size": BATCH, "parts": 1, "buckets": BUCKETS, "pad_id": PAD_ID, "threads": 2} | options
+    settings = {
+        "batch_size": BATCH,
+        "share": Share.whole(BATCH),
+        "buckets": BUCKETS,
+        "pad_id": PAD_ID,
+        "threads": 2,
+    } | options
     return list(eval_batches(rows, **settings))
 
 
@@ -145,7 +152,7 @@ def test_a_training_batch_holds_the_rows_it_names(kind):
 @EVERY_KIND
 def test_an_evaluation_batch_holds_the_rows_it_names(kind):
     rows = ragged(kind)
-    for batch in whole(rows, parts=4):
+    for batch in whole(rows):
         assert_as_written_down(kind, rows, batch)
 
 
@@ -248,7 +255,7 @@ def test_the_number_of_threads_changes_nothing():
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_side_by_side_hold_the_global_training_batch(kind, hosts):
     rows = ragged(kind)
-    parts = [take(rows, 15, host=host, hosts=hosts) for host in range(hosts)]
+    parts = [take(rows, 15, share=Share(BATCH, own)) for own in np.arange(BATCH, dtype=np.int32).reshape(hosts, -1)]
     for step, expected in enumerate(take(rows, 15)):
         assert_equal(side_by_side([part[step] for part in parts]), expected)
 
@@ -256,20 +263,11 @@ def test_hosts_side_by_side_hold_the_global_training_batch(kind, hosts):
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_side_by_side_hold_the_global_evaluation_batch(hosts):
     rows = ragged("tagging")
-    options = {"batch_size": 7, "parts": 4}
-    parts = [whole(rows, host=host, hosts=hosts, **options) for host in range(hosts)]
-    alone = whole(rows, **options)
+    parts = [whole(rows, batch_size=7, share=Share(8, own)) for own in np.arange(8, dtype=np.int32).reshape(hosts, -1)]
+    alone = whole(rows, batch_size=7, share=Share.whole(8))
     assert {len(part) for part in parts} == {len(alone)}
     for step, expected in enumerate(alone):
         assert_equal(side_by_side([part[step] for part in parts]), expected)
-
-
-def test_rows_that_hosts_cannot_share_evenly_are_refused():
-    rows = ragged("classification")
-    with pytest.raises(Refused, match="batch size 8 is not a multiple of the 3 hosts"):
-        take(rows, 1, hosts=3)
-    with pytest.raises(Refused, match="batch size 8 is not a multiple of the 3 hosts"):
-        whole(rows, batch_size=5, parts=4, hosts=3)
 
 
 def padding(lengths: np.ndarray, batches: list[np.ndarray], batch_size: int) -> int:
@@ -306,7 +304,7 @@ def test_not_all_rows_of_an_epoch_are_sorted_together():
 )
 def test_evaluation_sees_each_row_once_padded_to_its_own_bucket(batch_size, parts, size):
     rows = ragged("span")
-    batches = whole(rows, batch_size=batch_size, parts=parts)
+    batches = whole(rows, batch_size=batch_size, share=Share.whole(-(-batch_size // parts) * parts))
     seen = []
     for batch in batches:
         real = batch["examples"][batch["examples"] >= 0].tolist()

@@ -37,24 +37,16 @@ class Common(NamedTuple):
     tokenizer_size: int
 
 
-class Host(NamedTuple):
-    """The part of every global batch that one host reads."""
+class Share(NamedTuple):
+    """The rows of every global batch that one host reads: those that its devices hold."""
 
     batch_size: int  # global
-    first: int
-    rows: int
+    columns: np.ndarray  # int32 [b]: where its rows stand in the global batch, ascending
 
     @classmethod
-    def of(cls, batch_size: int, host: int, hosts: int) -> "Host":
-        if batch_size % hosts:
-            raise Refused(f"batch size {batch_size} is not a multiple of the {hosts} hosts")
-        rows = batch_size // hosts
-        return cls(batch_size, host * rows, rows)
-
-    @property
-    def columns(self) -> np.ndarray:
-        """int32 [b]: where its rows stand in the global batch."""
-        return np.arange(self.first, self.first + self.rows, dtype=np.int32)
+    def whole(cls, batch_size: int) -> "Share":
+        """All rows: of a host by itself."""
+        return cls(batch_size, np.arange(batch_size, dtype=np.int32))
 
     def numbers(self, step: int) -> np.ndarray:
         """int64 [b]: the numbers of its rows, counted through all steps."""
@@ -90,29 +82,26 @@ def train_batches(
     vocabulary: Vocabulary,
     *,
     seed: int,
-    batch_size: int,
+    share: Share,
     start_step: int = 0,
-    host: int = 0,
-    hosts: int = 1,
 ) -> Iterator[Batch]:
     """This host's part of the batches start_step, start_step + 1, ... of the train splits, without end.
 
-    `batch_size` counts the rows of all hosts. Raises Refused when the sets do not fit each other or the vocabulary,
+    Raises Refused when the sets do not fit each other or the vocabulary,
     when one is empty, or when all of them do not fill one batch. Close the iterator to end its threads.
     """
     sets = [(manifest, "train") for manifest in manifests]
     total = _check_sets(sets, vocabulary)
-    if total < batch_size:
+    if total < share.batch_size:
         names = ", ".join(str(manifest.path) for manifest in manifests)
-        raise Refused(f"{names}: {total} train rows do not fill one batch of {batch_size}: prepare more text")
-    part = Host.of(batch_size, host, hosts)
+        raise Refused(f"{names}: {total} train rows do not fill one batch of {share.batch_size}: prepare more text")
     order = _order(sets, data, seed)
     stored = _Stored(sets, vocabulary.pad_id)
 
     def batch_of(step: int) -> Batch:
-        numbers_b = part.numbers(step)
+        numbers_b = share.numbers(step)
         examples_b = np.array([order[number] for number in numbers_b.tolist()])
-        return _batch(stored, examples_b, numbers_b, data, vocabulary, seed) | {"rows": part.columns}
+        return _batch(stored, examples_b, numbers_b, data, vocabulary, seed) | {"rows": share.columns}
 
     return read_ahead(grain.MapDataset.range(start_step, END).map(batch_of), data.read_threads)
 
@@ -123,10 +112,8 @@ def eval_batches(
     vocabulary: Vocabulary,
     *,
     seed: int,
-    batch_size: int,
+    share: Share,
     max_rows: int = 0,
-    host: int = 0,
-    hosts: int = 1,
 ) -> Iterator[Batch]:
     """This host's part of one pass over (manifest, split) sets: each row once and in order, or the first `max_rows`.
 
@@ -135,15 +122,14 @@ def eval_batches(
     """
     total = _check_sets(sets, vocabulary)
     total = min(total, max_rows) if max_rows else total
-    part = Host.of(batch_size, host, hosts)
     stored = _Stored(sets, vocabulary.pad_id)
 
     def batch_of(step: int) -> Batch:
-        numbers_b = part.numbers(step)
+        numbers_b = share.numbers(step)
         examples_b = np.where(numbers_b < total, numbers_b, FILLER)
-        return _batch(stored, examples_b, numbers_b, data, vocabulary, seed) | {"rows": part.columns}
+        return _batch(stored, examples_b, numbers_b, data, vocabulary, seed) | {"rows": share.columns}
 
-    return read_ahead(grain.MapDataset.range(-(-total // batch_size)).map(batch_of), data.read_threads)
+    return read_ahead(grain.MapDataset.range(-(-total // share.batch_size)).map(batch_of), data.read_threads)
 
 
 def _check_sets(sets: Sequence[tuple[Manifest, str]], vocabulary: Vocabulary) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -85,6 +86,19 @@ def batch_devices(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> int:
 def batch_sharding(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> NamedSharding:
     """Sharding of every array of a batch: the first axis split, the others whole."""
     return NamedSharding(mesh, PartitionSpec(dict(rules)["act_batch"]))
+
+
+def rows_held(sharding: NamedSharding, rows: int, process: int) -> np.ndarray:
+    """int32: which of the `rows` of a batch the devices of a process hold, ascending.
+
+    They need not lie together, nor be no other process's: a mesh follows the wires between the chips, and an axis that
+    does not split the batch may go through several hosts.
+    """
+    held = np.zeros(rows, bool)
+    for device, (index,) in sharding.devices_indices_map((rows,)).items():
+        if device.process_index == process:
+            held[index] = True
+    return np.flatnonzero(held).astype(np.int32)
 
 
 def shardings_of(abstract: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 
-from deberta_jax.data.batches import END, Batch, Host, read_ahead
+from deberta_jax.data.batches import END, Batch, Share, read_ahead
 from deberta_jax.errors import Refused
 from deberta_jax.tasks.rows import ChoiceRow, Row, SpanRow, TagRow, TextRow
 
@@ -26,13 +26,11 @@ def train_batches(
     rows: Sequence[Row],
     *,
     seed: int,
-    batch_size: int,
+    share: Share,
     buckets: Sequence[int],
     pad_id: int,
     threads: int,
     start_step: int = 0,
-    host: int = 0,
-    hosts: int = 1,
 ) -> Iterator[Batch]:
     """This host's part of the batches start_step, start_step + 1, ..., without end.
 
@@ -40,7 +38,7 @@ def train_batches(
     similar length share a batch: those of POOL batches are sorted by length, and the batches shuffled again. Close the
     iterator to end its threads.
     """
-    part = Host.of(batch_size, host, hosts)
+    batch_size = share.batch_size
     lengths = np.array([longest(row) for row in rows])
     epoch_steps = steps_per_epoch(len(rows), batch_size)
 
@@ -52,7 +50,7 @@ def train_batches(
         epoch, number = divmod(step, epoch_steps)
         chosen = plan(epoch)[number]
         length = bucket_of(lengths[chosen].max(), buckets)
-        return _batch(rows, _filled(chosen, batch_size), length, part, pad_id)
+        return _batch(rows, _filled(chosen, batch_size), length, share, pad_id)
 
     return read_ahead(grain.MapDataset.range(start_step, END).map(batch_of), threads)
 
@@ -61,20 +59,17 @@ def eval_batches(
     rows: Sequence[Row],
     *,
     batch_size: int,
-    parts: int,
+    share: Share,
     buckets: Sequence[int],
     pad_id: int,
     threads: int,
-    host: int = 0,
-    hosts: int = 1,
 ) -> Iterator[Batch]:
     """This host's part of one pass over the rows, each once.
 
     Every row is padded to its own bucket, whatever its neighbours are, so the batch size does not change what is
-    computed. Batches hold `batch_size` rows and as many fillers (example -1, weight 0) as the last one, or the mesh,
-    which splits a batch into so many `parts`, needs.
+    computed. Batches hold `batch_size` rows and as many fillers (example -1, weight 0) as the last one needs, or
+    `share`, which is of batches at least as large.
     """
-    part = Host.of(-(-batch_size // parts) * parts, host, hosts)
     own = np.array([bucket_of(longest(row), buckets) for row in rows], int)
     batches = []
     for length in buckets:
@@ -83,7 +78,7 @@ def eval_batches(
 
     def batch_of(step: int) -> Batch:
         length, chosen = batches[step]
-        return _batch(rows, _filled(chosen, part.batch_size), length, part, pad_id)
+        return _batch(rows, _filled(chosen, share.batch_size), length, share, pad_id)
 
     return read_ahead(grain.MapDataset.range(len(batches)).map(batch_of), threads)
 
@@ -116,15 +111,15 @@ def _filled(chosen: np.ndarray, batch_size: int) -> np.ndarray:
     return np.concatenate([chosen, np.full(batch_size - len(chosen), -1)])
 
 
-def _batch(rows: Sequence[Row], chosen: np.ndarray, length: int, part: Host, pad_id: int) -> Batch:
+def _batch(rows: Sequence[Row], chosen: np.ndarray, length: int, share: Share, pad_id: int) -> Batch:
     """Arrays of this host's part of the `chosen` rows, -1 for fillers."""
-    mine = chosen[part.first : part.first + part.rows]
+    mine = chosen[share.columns]
     some = rows[chosen[0]]  # fillers are copies of it and count for nothing
     taken = [_ARRAYS[type(some)](some if number < 0 else rows[number], length, pad_id) for number in mine]
     batch = {key: np.stack([row[key] for row in taken]) for key in taken[0]}
     for key in ("weights", "documents"):
         batch[key][mine < 0] = 0
-    batch["rows"] = np.arange(part.first, part.first + part.rows, dtype=np.int32)
+    batch["rows"] = share.columns
     batch["examples"] = mine.astype(np.int32)
     return batch
 

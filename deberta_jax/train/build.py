@@ -12,8 +12,9 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.config import PRETRAINING, Config, ModelConfig, RunConfig
+from deberta_jax.data.batches import Share
 from deberta_jax.data.prepared import Manifest
-from deberta_jax.dist.axes import axes_of, batch_devices, batch_sharding, check_rules
+from deberta_jax.dist.axes import axes_of, batch_devices, batch_sharding, check_rules, rows_held
 from deberta_jax.dist.mesh import make_mesh
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import OBJECTIVES, Lexicon, Objective
@@ -66,9 +67,16 @@ class Run:
     predict: InMesh  # (params, batch) -> outputs, a tuple
     gradients: InMesh  # (params, batch, step) -> (gradients, loss), as the step computes them
 
+    def share(self, batch_size: int) -> Share:
+        """Which rows of batches of so many this host has to read."""
+        return Share(batch_size, rows_held(self.batch_sharding, batch_size, jax.process_index()))
+
     def place(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        """This host's rows as part of the global batch."""
-        return {k: jax.make_array_from_process_local_data(self.batch_sharding, v) for k, v in batch.items()}
+        """The rows of this host's `share` as what they are of the global batch."""
+        parts = batch_devices(self.config.rules, self.mesh)
+        own = len(self.share(parts).columns)
+        place = functools.partial(jax.make_array_from_process_local_data, self.batch_sharding)
+        return {name: place(rows, (len(rows) // own * parts, *rows.shape[1:])) for name, rows in batch.items()}
 
 
 def resolve(config: Config, manifests: Sequence[Manifest], length: int) -> Config:

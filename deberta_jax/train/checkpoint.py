@@ -16,6 +16,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from deberta_jax.config import CheckpointConfig
+from deberta_jax.dist import hosts
 from deberta_jax.errors import Failed, Refused
 from deberta_jax.train.optimizer import named_leaves
 from deberta_jax.train.state import TrainState
@@ -46,10 +47,12 @@ class Checkpoints:
         self._manager.close()
 
     def due(self, step: int) -> bool:
-        """True when it is time, by steps or by minutes."""
-        by_steps = self._cfg.every_steps > 0 and step % self._cfg.every_steps == 0
-        minutes = (self._clock() - self._last_time) / 60
-        return by_steps or 0 < self._cfg.every_minutes <= minutes
+        """True when it is time, by steps: on all hosts alike."""
+        return self._cfg.every_steps > 0 and step % self._cfg.every_steps == 0
+
+    def late(self) -> bool:
+        """True when it is time by this host's clock."""
+        return 0 < self._cfg.every_minutes <= (self._clock() - self._last_time) / 60
 
     def save(self, step: int, state: TrainState, meta: Mapping[str, Any]) -> None:
         """Copies the state off the devices, then writes and seals it in the background. Twice the same step is once."""
@@ -64,17 +67,22 @@ class Checkpoints:
     def check(self) -> None:
         """Raises what a finished background save failed with."""
         if self._sealing is not None and self._sealing.done():
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
-        """Returns once the last save is complete and vouched for."""
+        """Returns once the last save is complete and vouched for, on every host."""
+        self._finish()
+        hosts.wait_for_all("checkpoint")
+
+    def _finish(self) -> None:
         if self._sealing is not None:
             sealing, self._sealing = self._sealing, None
             sealing.result()
 
     def _seal(self, step: int) -> None:
-        self._manager.wait_until_finished()
-        seal(self._directory / str(step))
+        self._manager.wait_until_finished()  # on the first host, for all of them
+        if hosts.is_lead():
+            seal(self._directory / str(step))
 
 
 def seal(directory: Path) -> None:
@@ -102,8 +110,13 @@ def fault_of(directory: Path) -> str:
 def newest_good(directory: Path) -> int | None:
     """The newest step that can be trusted; None when no step was ever completed. Changes nothing.
 
-    Raises Refused when steps were completed but every one is damaged: starting afresh would hide that.
+    Of several hosts the first looks for all. Raises Refused when steps were completed but every one is damaged:
+    starting afresh would hide that.
     """
+    return hosts.by_lead(lambda: _newest_good(directory))
+
+
+def _newest_good(directory: Path) -> int | None:
     damaged = []
     for step in steps_in(directory):
         fault = fault_of(directory / str(step))
@@ -118,6 +131,10 @@ def newest_good(directory: Path) -> int | None:
 
 def set_aside(directory: Path, after: int | None) -> None:
     """Moves steps newer than `after`, which cannot be trusted, to `directory`/../rejected."""
+    hosts.by_lead(lambda: _set_aside(directory, after))
+
+
+def _set_aside(directory: Path, after: int | None) -> None:
     for step in steps_in(directory):
         if after is None or step > after:
             rejected = directory.parent / "rejected"

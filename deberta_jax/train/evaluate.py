@@ -42,7 +42,8 @@ def samples(run: Run, params: Any, batch: dict[str, np.ndarray], piece: Callable
     ids_bpk, probabilities_bpk = jax.device_get(run.predict(params, run.place(batch)))
     lines = []
     for row, place in np.argwhere(batch["weights"] > 0)[:count]:
-        guesses = zip(ids_bpk[row, place, :SHOWN], probabilities_bpk[row, place, :SHOWN], strict=True)
+        whole = batch["rows"][row], place  # in the outputs, which are those of all hosts
+        guesses = zip(ids_bpk[whole][:SHOWN], probabilities_bpk[whole][:SHOWN], strict=True)
         listed = "  ".join(f"{piece(int(i))} {p:.2f}" for i, p in guesses)
         lines.append(f"{piece(int(batch['labels'][row, place])):>16} | {listed}")
     return "\n".join(lines)
@@ -68,6 +69,7 @@ def fill_mask(run: Run, params: Any, tokenizer: Tokenizer, text: str) -> list[li
     }
     batch = {name: np.tile(values, (rows, 1)) for name, values in batch.items()}
     batch["rows"] = np.arange(rows, dtype=np.int32)
+    batch = {name: values[run.share(rows).columns] for name, values in batch.items()}
     best_ids, probabilities = jax.device_get(run.predict(params, run.place(batch)))
     return [
         [(piece_of(tokenizer, int(i)), float(p)) for i, p in zip(*pair, strict=True)]

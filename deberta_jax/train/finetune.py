@@ -16,6 +16,7 @@ import numpy as np
 
 from deberta_jax import config as configs
 from deberta_jax.config import CheckpointConfig, FinetuneConfig, TaskDataConfig
+from deberta_jax.dist import hosts
 from deberta_jax.errors import Refused
 from deberta_jax.objectives.tasks import head_of_task
 from deberta_jax.reports.curves import plot_curves
@@ -32,6 +33,7 @@ from deberta_jax.train.logger import Logger
 from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, logged_lines, train
 from deberta_jax.train.pretrain import open_loggers
 from deberta_jax.train.replay import replay_step
+from deberta_jax.train.roll_call import check_hosts
 from deberta_jax.train.selection import Selection
 from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.state import TrainState
@@ -65,11 +67,12 @@ class Job:
 
 def finetune(config: FinetuneConfig, workdir: str) -> None:
     """Trains for config.epochs, or until evaluations are no better any more; goes on where the workdir stopped."""
-    path = session.open_workdir(workdir)
+    path = hosts.together(lambda: session.open_workdir(workdir))
     with StopRequest() as stop, session.held(path):
-        job = open_job(config)
-        run = build_run(job.config, job.task.labels)
+        job = hosts.together(lambda: open_job(config))
         meta = meta_of(job)
+        check_hosts(path, meta)
+        run = build_run(job.config, job.task.labels)
         state = starting_state(run, path, meta)
         start = int(state.step)
         selection = Selection(config.eval.patience, scores_until(path, start))
@@ -78,7 +81,7 @@ def finetune(config: FinetuneConfig, workdir: str) -> None:
             _conclude(job, path)
             return
         _set_aside_bests(path / session.BEST, start, selection)
-        batches = open_batches(job, start)
+        batches = open_batches(job, run, start)
         session.write_run_files(path, job.config, job.tokenizer)
         _introduce(run, job)
         with (
@@ -156,19 +159,17 @@ def meta_of(job: Job) -> dict[str, Any]:
     }
 
 
-def open_batches(job: Job, start: int) -> Iterator[dict[str, np.ndarray]]:
+def open_batches(job: Job, run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of the training batches from step `start` on."""
     config = job.config
     return train_batches(
         job.train.rows,
         seed=config.seed,
-        batch_size=config.batch_size,
+        share=run.share(config.batch_size),
         buckets=config.data.buckets,
         pad_id=job.tokenizer.pad_id,
         threads=config.data.read_threads,
         start_step=start,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
     )
 
 
@@ -229,7 +230,8 @@ def _set_aside_bests(directory: Path, start: int, selection: Selection) -> None:
 
 def scores_until(workdir: Path, start: int) -> list[tuple[int, float]]:
     """(step, score) of the evaluations up to step `start`; NaN for a score that is no number, null in the log."""
-    scored = [line for line in logged_lines(workdir) if "eval/score" in line]
+    lines = hosts.by_lead(lambda: logged_lines(workdir))
+    scored = [line for line in lines if "eval/score" in line]
     found = [(line["step"], line["eval/score"]) for line in scored if line["step"] <= start]
     return [(step, math.nan if score is None else score) for step, score in found]
 
@@ -253,6 +255,8 @@ def _introduce(run: Run, job: Job) -> None:
 
 def _conclude(job: Job, workdir: Path) -> None:
     """Draws the curves and says the scores of the best checkpoint."""
+    if not hosts.is_lead():
+        return
     png = workdir / "plots" / "curves.png"
     png.parent.mkdir(exist_ok=True)
     plot_curves(workdir / METRICS, png)
@@ -305,9 +309,10 @@ def evaluate_task(
     results = [evaluate_split(run, params, task, tokenizer, split, lambda: False) for split in found]
     place = session.open_workdir(output or str(path / "eval"))
     write_results(place, data.task, results, {"task": data.task, "labels": task.labels, "step": step})
-    for result in results:
-        print(f"{result.split.name}: {_said(result.scores)}")
-    print(f"scores.json, predictions in {place}")
+    if hosts.is_lead():
+        for result in results:
+            print(f"{result.split.name}: {_said(result.scores)}")
+        print(f"scores.json, predictions in {place}")
 
 
 def _known_at_training(meta: dict[str, Any], data: TaskDataConfig) -> tuple[tuple[str, ...], bool]:
@@ -325,4 +330,4 @@ def replay(config: FinetuneConfig, workdir: str, step: int) -> None:
     job = open_job(config)
     run = build_run(job.config, job.task.labels)
     saved, params = session.newest_params(run, Path(workdir))
-    replay_step(run, params, saved, open_batches(job, step - 1), step)
+    replay_step(run, params, saved, open_batches(job, run, step - 1), step)

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 
 from deberta_jax.data.documents import json_object
+from deberta_jax.dist import hosts
+from deberta_jax.dist.hosts import Agreement
 from deberta_jax.errors import Diverged, Stopped
 from deberta_jax.train.build import Run
 from deberta_jax.train.checkpoint import Checkpoints
@@ -22,6 +24,7 @@ from deberta_jax.train.logger import Logger
 from deberta_jax.train.profile import Profile
 from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.state import TrainState
+from deberta_jax.train.watchdog import Watchdog
 
 METRICS = "metrics.jsonl"
 AHEAD = 2  # batches placed on the devices before they are needed
@@ -59,15 +62,19 @@ def train(
     evaluated = last_evaluated(workdir)
     reporter = Reporter(run, logger, inputs, int(state.skipped))
     report = Lagged(reporter)
-    profile = Profile(config.profile_steps, workdir / "profile")
-    with contextlib.closing(_placed_ahead(run, inputs.train)) as placed:
+    profile = Profile(config.profile_steps if hosts.is_lead() else (), workdir / "profile")
+    with (
+        contextlib.closing(_placed_ahead(run, inputs.train)) as placed,
+        Watchdog(config.watchdog_minutes) as watchdog,
+    ):
+        decisions = Decisions(stop, saves, watchdog)
         try:
             while True:
                 if step > evaluated and _due(inputs.every, step, config.steps):
                     report.flush()
-                    ended = inputs.evaluate(state, step, lambda: bool(stop.name))
+                    ended = inputs.evaluate(state, step, decisions.stop)
                     reporter.pause()
-                if ended or step >= config.steps or stop.name:
+                if ended or step >= config.steps or decisions.stop():
                     break
                 profile.at(step, state)
                 waiting = time.perf_counter()
@@ -78,7 +85,7 @@ def train(
                 step += 1
                 report.push(step, sums, waited, examples)
                 saves.check()
-                if saves.due(step):
+                if decisions.save(step):
                     report.flush()  # a line must not be lost to a kill after its step was saved
                     saves.save(step, state, meta)
             report.flush()
@@ -92,13 +99,38 @@ def train(
             profile.close()
         saves.save(step, state, meta)
         saves.wait()
-        if stop.name and not ended:
-            raise Stopped(f"{stop.name} at step {step}: the state is saved, run the same command to go on")
+        if decisions.stopped:
+            who = stop.name or "another process was told to stop"
+            raise Stopped(f"{who} at step {step}: the state is saved, run the same command to go on")
+
+
+class Decisions:
+    """Whether to stop and whether to save: on all hosts at the same step, whichever wished it.
+
+    Asking says that something moves, too.
+    """
+
+    def __init__(self, stop: StopRequest, saves: Checkpoints, watchdog: Watchdog):
+        self._request, self._saves, self._watchdog = stop, saves, watchdog
+        self._stopping, self._saving = Agreement(), Agreement()
+        self.stopped = False
+
+    def stop(self) -> bool:
+        """Asked between steps and between the batches of an evaluation."""
+        self._watchdog.beat()
+        self.stopped = self.stopped or self._stopping(bool(self._request.name))
+        return self.stopped
+
+    def save(self, step: int) -> bool:
+        """Asked after each step. Of clocks the first host's counts."""
+        due = self._saves.due(step)
+        return self._saving(hosts.is_lead() and not due and self._saves.late()) or due
 
 
 def last_evaluated(workdir: Path) -> int:
-    """The last step whose evaluation the run has logged, -1 for none."""
-    return max((line["step"] for line in logged_lines(workdir) if "eval/loss" in line), default=-1)
+    """The last step whose evaluation the run has logged, -1 for none. Of several hosts the first looks for all."""
+    lines = hosts.by_lead(lambda: [line["step"] for line in logged_lines(workdir) if "eval/loss" in line])
+    return max(lines, default=-1)
 
 
 def logged_lines(workdir: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from deberta_jax.config import Config, DataConfig, EvalConfig
 from deberta_jax.data.batches import check_manifests, eval_batches, train_batches
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepared import Manifest, read_manifest, verify_shards, write_text
+from deberta_jax.dist import hosts
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import Lexicon, Objective
 from deberta_jax.objectives.models import training_attention
@@ -29,6 +30,7 @@ from deberta_jax.train.initial import starting_state
 from deberta_jax.train.logger import JsonLines, Logger, Loggers, Progress, TensorBoard
 from deberta_jax.train.loop import METRICS, Inputs, last_evaluated, train
 from deberta_jax.train.replay import replay_step
+from deberta_jax.train.roll_call import check_hosts
 from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.state import TrainState
 from deberta_jax.train.throughput import peak_flops, token_speed, tokens_until
@@ -49,20 +51,21 @@ class Corpus:
 
 def pretrain(config: Config, workdir: str) -> None:
     """Trains to config.steps in `workdir`, from its newest checkpoint if it has one."""
-    path = session.open_workdir(workdir)
+    path = hosts.together(lambda: session.open_workdir(workdir))
     # from StopRequest on a signal waits for the next moment when the state can be saved
     with StopRequest() as stop, session.held(path):
-        corpus = open_corpus(config.data, config.eval)
+        corpus = hosts.together(lambda: open_corpus(config.data, config.eval))
         config = resolve(config, corpus.manifests, corpus.length)
-        run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
         meta = session.meta_of(config, corpus.manifests)
+        check_hosts(path, meta)
+        run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
         state = starting_state(run, path, meta)
         start = int(state.step)
         if start >= config.steps and last_evaluated(path) >= config.steps:
             log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
             _conclude(run.objective, path)  # a run killed after its last step has not come that far
             return
-        batches = open_batches(config, corpus, start)  # first: what cannot be read is told before anything is written
+        batches = open_batches(run, corpus, start)  # first: what cannot be read is told before anything is written
         session.write_run_files(path, config, corpus.tokenizer)
         _introduce(run, corpus)
         with (
@@ -81,6 +84,8 @@ def lexicon_of(tokenizer: Tokenizer, top_id: int) -> Lexicon:
 
 def _conclude(objective: Objective, workdir: Path) -> None:
     """Draws the curves and says the last held-out scores, beside what a model without parameters would reach."""
+    if not hosts.is_lead():
+        return
     png = workdir / "plots" / "curves.png"
     png.parent.mkdir(exist_ok=True)
     plot_curves(workdir / METRICS, png)
@@ -91,7 +96,9 @@ def _conclude(objective: Objective, workdir: Path) -> None:
 
 
 def open_loggers(workdir: Path, start: int, steps: int) -> Loggers:
-    """All that a run writes its numbers to."""
+    """All that a run writes its numbers to; of several hosts the first does."""
+    if not hosts.is_lead():
+        return Loggers([])
     tensorboard = TensorBoard(workdir / "tensorboard", start)
     return Loggers([JsonLines(workdir / METRICS, start), tensorboard, Progress(steps, start)])
 
@@ -136,44 +143,34 @@ def inputs_of(run: Run, corpus: Corpus, batches: Iterator[dict[str, np.ndarray]]
     )
 
 
-def open_batches(config: Config, corpus: Corpus, start: int) -> Iterator[dict[str, np.ndarray]]:
+def open_batches(run: Run, corpus: Corpus, start: int) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of the training batches from step `start` on."""
+    config = run.config
+    share = run.share(config.batch_size)
     return train_batches(
-        corpus.manifests,
-        config.data,
-        corpus.vocabulary,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        start_step=start,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        corpus.manifests, config.data, corpus.vocabulary, seed=config.seed, share=share, start_step=start
     )
 
 
 def _evaluate(run: Run, corpus: Corpus, logger: Logger, state: TrainState, step: int, stop: Callable[[], bool]) -> bool:
     """Logs scores and samples of the held-out rows; never ends the training."""
     config, piece = run.config, functools.partial(piece_of, corpus.tokenizer)
-    with contextlib.closing(held_out_batches(config, corpus)) as held_out:
+    with contextlib.closing(held_out_batches(run, corpus)) as held_out:
         scores = evaluate(run, state.params, held_out, stop)
     if config.eval.samples:
-        with contextlib.closing(held_out_batches(config, corpus)) as held_out:
+        with contextlib.closing(held_out_batches(run, corpus)) as held_out:
             first = next(held_out)
         logger.text(step, "samples", samples(run, state.params, first, piece, config.eval.samples))
     logger.scalars(step, {f"eval/{name}": value for name, value in scores.items()})  # last: says that all is logged
     return False
 
 
-def held_out_batches(config: Config, corpus: Corpus) -> Iterator[dict[str, np.ndarray]]:
+def held_out_batches(run: Run, corpus: Corpus) -> Iterator[dict[str, np.ndarray]]:
     """One pass over the held-out rows, this host's part."""
+    data, evaluation = run.config.data, run.config.eval
+    share = run.share(evaluation.batch_size)
     return eval_batches(
-        corpus.held_out,
-        config.data,
-        corpus.vocabulary,
-        seed=config.eval.seed,
-        batch_size=config.eval.batch_size,
-        max_rows=config.eval.max_rows,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        corpus.held_out, data, corpus.vocabulary, seed=evaluation.seed, share=share, max_rows=evaluation.max_rows
     )
 
 
@@ -194,12 +191,13 @@ def evaluate_workdir(config: Config, workdir: str, data: str | None, output: str
         top_id = session.top_id_of(corpus.manifests)
     run = build_run(config, lexicon_of(corpus.tokenizer, top_id))
     step, params = session.newest_params(run, path)
-    with contextlib.closing(held_out_batches(config, corpus)) as batches:
+    with contextlib.closing(held_out_batches(run, corpus)) as batches:
         scores = evaluate(run, params, batches, stop=lambda: False)
     sets = [{"path": str(manifest.path), "split": split} for manifest, split in corpus.held_out]
     text = json.dumps({"step": step, "sets": sets} | scores, indent=2)
-    write_text(session.open_workdir(output or str(path / "eval")) / "scores.json", text + "\n")
-    print(text)
+    if hosts.is_lead():
+        write_text(session.open_workdir(output or str(path / "eval")) / "scores.json", text + "\n")
+        print(text)
 
 
 def fill_masks(config: Config, workdir: str, texts: Sequence[str]) -> None:
@@ -210,9 +208,11 @@ def fill_masks(config: Config, workdir: str, texts: Sequence[str]) -> None:
     run = build_run(config, lexicon_of(tokenizer, top_id=0))
     _, params = session.newest_params(run, Path(workdir))
     for text in texts:
-        print(text)
-        for guesses in fill_mask(run, params, tokenizer, text):
-            print("  " + "  ".join(f"{piece} {probability:.3f}" for piece, probability in guesses))
+        found = fill_mask(run, params, tokenizer, text)
+        if hosts.is_lead():
+            print(text)
+            for guesses in found:
+                print("  " + "  ".join(f"{piece} {probability:.3f}" for piece, probability in guesses))
 
 
 def replay(config: Config, workdir: str, step: int) -> None:
@@ -228,7 +228,7 @@ def replay(config: Config, workdir: str, step: int) -> None:
     config = resolve(config, corpus.manifests, corpus.length)
     run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
     saved, params = session.newest_params(run, Path(workdir))
-    replay_step(run, params, saved, open_batches(config, corpus, step - 1), step)
+    replay_step(run, params, saved, open_batches(run, corpus, step - 1), step)
 
 
 def _introduce(run: Run, corpus: Corpus) -> None:

@@ -18,6 +18,7 @@ import jax
 from deberta_jax import config as configs
 from deberta_jax.config import Config, ModelConfig, RunConfig
 from deberta_jax.data.prepared import Manifest, write_text
+from deberta_jax.dist import hosts
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import Tokenizer
 from deberta_jax.train import checkpoint
@@ -60,9 +61,16 @@ def held(workdir: Path) -> Iterator[None]:
 
     The system lets go of the folder with the process, however that ends. Of several hosts the first holds it for all.
     """
-    if jax.process_index() > 0:
+    folder = hosts.together(lambda: _locked(workdir) if hosts.is_lead() else None)
+    try:
         yield
-        return
+    finally:
+        if folder is not None:
+            os.close(folder)
+
+
+def _locked(workdir: Path) -> int:
+    """The descriptor of the folder, locked."""
     folder = os.open(workdir, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,10 +79,7 @@ def held(workdir: Path) -> Iterator[None]:
         raise Refused(f"workdir {workdir}: another process is training there") from error
     except OSError as error:  # some network file systems
         log.warning("%s: a second process would not be noticed, the file system holds no locks: %s", workdir, error)
-    try:
-        yield
-    finally:
-        os.close(folder)
+    return folder
 
 
 def meta_of(config: Config, manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -93,7 +98,12 @@ def top_id_of(manifests: Sequence[Manifest]) -> int:
 
 
 def write_run_files(workdir: Path, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """config.json (runs again as --config=WORKDIR/config.json), environment.json (what it ran on), the tokenizer."""
+    """config.json (runs again as --config=WORKDIR/config.json), environment.json (what it ran on), the tokenizer.
+
+    Of several hosts the first writes them.
+    """
+    if not hosts.is_lead():
+        return
     tokenizer.save_vocabulary(workdir / TOKENIZER)
     _write_json(workdir / CONFIG, configs.to_dict(config))
     environment = {

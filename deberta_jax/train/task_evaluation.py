@@ -13,6 +13,7 @@ import numpy as np
 
 from deberta_jax.config import FinetuneConfig
 from deberta_jax.data.prepared import write_text
+from deberta_jax.dist import hosts
 from deberta_jax.dist.axes import batch_devices
 from deberta_jax.errors import Failed, Refused
 from deberta_jax.objectives.sums import ratios
@@ -89,8 +90,10 @@ def named_scores(results: Sequence[Result]) -> dict[str, float]:
 def write_results(directory: Path, task_name: str, results: Sequence[Result], said: Mapping[str, Any]) -> None:
     """predictions-SPLIT.jsonl, the files that official servers and scorers read, and, last, scores.json.
 
-    In JSON what is no number is null.
+    In JSON what is no number is null. Of several hosts the first writes them.
     """
+    if not hosts.is_lead():
+        return
     directory.mkdir(parents=True, exist_ok=True)
     for result in results:
         name = _plain_name(result.split.name)
@@ -151,13 +154,12 @@ def _outputs(
 
 def _batches(run: Run, tokenizer: Tokenizer, rows: Sequence[Row]):
     config = run.config
+    parts = batch_devices(config.rules, run.mesh)
     return eval_batches(
         rows,
         batch_size=config.eval.batch_size,
-        parts=batch_devices(config.rules, run.mesh),
+        share=run.share(-(-config.eval.batch_size // parts) * parts),
         buckets=config.data.buckets,
         pad_id=tokenizer.pad_id,
         threads=config.data.read_threads,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
     )

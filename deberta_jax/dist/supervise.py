@@ -1,0 +1,120 @@
+"""A parent for each process of a run with several: it says how the process ended, whatever ended it. Needs no jax.
+
+When a process of a run is lost, jax ends the others with an abort deep inside its runtime: exit code 134 and a stack of
+C++ below the one line that matters. So a program that is one of several runs itself once more, as a child, passes its
+words and signals on, and has the last word: which process was lost, and exit code 5.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from deberta_jax.errors import PeerDied
+
+CHILD = "DEBERTA_JAX_PARENT"  # in a child's environment: the socket to its parent
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+REMEMBERED = 1 << 16  # characters of what the child said last
+# What the coordination service of jax says, in every version since 0.4 and in that of 0.10.
+_SILENT = re.compile(r"stopped sending heartbeats\)?:\s*\n(.*?)\n?The tasks have crashed", re.DOTALL)
+_NO_COORDINATOR = re.compile(r"Failed to send RPC to coordination service|leader task was preempted", re.IGNORECASE)
+
+
+def parent_of_this() -> socket.socket | None:
+    """In a child the line to its parent; None in any other process. To be asked once: grandchildren are no children."""
+    descriptor = os.environ.pop(CHILD, None)
+    return None if descriptor is None else socket.socket(fileno=int(descriptor))
+
+
+def supervise() -> None:
+    """Runs this very command as a child and ends as it does.
+
+    Raises PeerDied, naming the lost process, when jax ended the child because of it; SystemExit with the child's own
+    exit code otherwise, 128 + n where signal n ended it.
+    """
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(theirs.fileno(), True)
+    process = subprocess.Popen(
+        [sys.executable, *sys.orig_argv[1:]],
+        env=os.environ | {CHILD: str(theirs.fileno())},
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,  # Ctrl-C reaches the child once, from here
+        stderr=subprocess.PIPE,
+    )
+    theirs.close()
+
+    def forward(number: int, _: FrameType | None) -> None:
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    said = _relayed(process)
+    code = process.wait()
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+    if code == -signal.SIGABRT and (lost := lost_processes(said)):
+        raise PeerDied(_obituary(lost, _hosts(ours)))
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory, or somebody's kill -9)" if code == -signal.SIGKILL else ""
+        print(f"failed: ended by {name}{hint}", file=sys.stderr)
+    raise SystemExit(code if code >= 0 else 128 - code)
+
+
+def lost_processes(said: str) -> list[int]:
+    """The processes that jax's coordination service gave up, from what it printed; process 0 coordinates."""
+    silent = {number for block in _SILENT.findall(said) for number in _numbers(block)}
+    if not silent and _NO_COORDINATOR.search(said):
+        return [0]
+    return sorted(silent)
+
+
+def _numbers(block: str) -> Iterator[int]:
+    """The last number of each line: "1", or "/job:jax_worker/replica:0/task:1"."""
+    for line in block.splitlines():
+        if numbers := re.findall(r"\d+", line):
+            yield int(numbers[-1])
+
+
+def _obituary(lost: list[int], hosts: list[str]) -> str:
+    names = [f"process {number}" + (f" ({hosts[number]})" if number < len(hosts) else "") for number in lost]
+    what = " and ".join(names) + (" is gone" if len(names) == 1 else " are gone")
+    return f"{what}: its own last words say why; start the same command again on every host"
+
+
+def _relayed(process: subprocess.Popen) -> str:
+    """Passes the child's standard error on until it ends; its last words."""
+    said = b""
+    while chunk := process.stderr.read1():
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
+        said = (said + chunk)[-REMEMBERED:]
+    return said.decode(errors="replace")
+
+
+def _hosts(from_child: socket.socket) -> list[str]:
+    """What the child told by `tell_hosts`; nothing where it never came so far."""
+    text = b""
+    while chunk := from_child.recv(REMEMBERED):
+        text += chunk
+    return json.loads(text) if text else []
+
+
+def tell_hosts(parent: socket.socket, hosts: list[str]) -> None:
+    """From a child to its parent: the host of each process of the run."""
+    parent.sendall(json.dumps(hosts).encode())
+
+
+def die_with(parent: socket.socket) -> None:
+    """Ends this process as soon as its parent is gone, however that ended."""
+    threading.Thread(target=_wait_for_end, args=(parent,), daemon=True, name="parent").start()
+
+
+def _wait_for_end(parent: socket.socket) -> None:
+    parent.recv(1)  # nothing is ever sent: it returns when the other end is closed
+    os.kill(os.getpid(), signal.SIGKILL)
