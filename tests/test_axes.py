@@ -1,5 +1,8 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
@@ -142,3 +145,38 @@ def test_unboxed_leaves_arrays_alone():
     box = nn.LogicallyPartitioned(jnp.ones((2, 3)), ("embed", "mlp"))
     tree = axes.unboxed({"boxed": box, "bare": jnp.zeros(4)})
     assert [leaf.shape for leaf in jax.tree.leaves(tree)] == [(4,), (2, 3)]
+
+
+class Spread:
+    """Where a sharding puts the rows of a batch: (process, rows) of each device."""
+
+    def __init__(self, *held: tuple[int, slice]):
+        self._held = held
+
+    def devices_indices_map(self, shape: tuple[int]) -> dict:
+        return {Chip(number, process): (rows,) for number, (process, rows) in enumerate(self._held)}
+
+
+class Chip(NamedTuple):
+    number: int
+    process_index: int
+
+
+def test_a_process_holds_the_rows_of_its_devices():
+    one = axes.batch_sharding(meshes.dp, make_mesh((("data", 8), ("fsdp", 1), ("tensor", 1))))
+    assert axes.rows_held(one, 16, process=0).tolist() == list(range(16))
+    assert axes.rows_held(one, 16, process=1).tolist() == []
+
+
+def test_rows_of_a_process_need_not_lie_together_nor_be_its_alone():
+    """As where a mesh follows the wires, and where the axis tensor goes through two hosts."""
+    apart = Spread((0, slice(6, 8)), (1, slice(2, 4)), (0, slice(0, 2)), (1, slice(4, 6)))
+    assert axes.rows_held(apart, 8, process=0).tolist() == [0, 1, 6, 7]
+    assert axes.rows_held(apart, 8, process=1).tolist() == [2, 3, 4, 5]
+    shared = Spread((0, slice(0, 2)), (1, slice(0, 2)), (0, slice(2, 4)), (1, slice(2, 4)))
+    assert (
+        axes.rows_held(shared, 4, process=0).tolist() == axes.rows_held(shared, 4, process=1).tolist() == [0, 1, 2, 3]
+    )
+    whole = Spread((0, slice(None)), (1, slice(None)))
+    assert axes.rows_held(whole, 3, process=1).dtype == np.int32
+    assert axes.rows_held(whole, 3, process=1).tolist() == [0, 1, 2]

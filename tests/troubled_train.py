@@ -2,7 +2,8 @@
 
     python tests/troubled_train.py SIGTERM compiling NOTES --config=... --workdir=...
 
-Moments: never, compiling, training, evaluating, saving, and saved:N (step N is complete on disk).
+Moments: never, compiling, training:N (batch N, from 0, is read; it is 1 without a number), evaluating, saving, and
+saved:N (step N is complete on disk).
 """
 
 import functools
@@ -36,13 +37,13 @@ def strike_while_compiling(strike: Callable[[], None]) -> None:
     logging.getLogger("jax").addHandler(Watch())
 
 
-def strike_at_the_second(strike: Callable[[], None], module, name: str, argument: int) -> None:
-    """Strikes when the iterator that `module.name` takes as its positional `argument` gives its second entry."""
+def strike_at_entry(strike: Callable[[], None], number: int, module, name: str, argument: int) -> None:
+    """Strikes when the iterator that `module.name` takes as its positional `argument` gives entry `number`, from 0."""
     original = getattr(module, name)
 
     def struck(entries):
         for index, entry in enumerate(entries):
-            if index == 1:
+            if index == number:
                 strike()
             yield entry
 
@@ -84,15 +85,15 @@ def note_examples(notes: Path) -> None:
 def main(name: str, moment: str, notes: str) -> None:
     note_examples(Path(notes))
     strike = functools.partial(os.kill, os.getpid(), signal.Signals[name])
-    moment, _, step = moment.partition(":")
+    moment, _, number = moment.partition(":")
     if moment == "compiling":
         strike_while_compiling(strike)
     elif moment == "training":
-        strike_at_the_second(strike, loop, "_placed_ahead", 1)
+        strike_at_entry(strike, int(number or 1), loop, "_placed_ahead", 1)
     elif moment == "evaluating":
-        strike_at_the_second(strike, pretrain, "evaluate", 2)
+        strike_at_entry(strike, 1, pretrain, "evaluate", 2)
     elif moment in ("saving", "saved"):
-        strike_around_seal(strike, step)
+        strike_around_seal(strike, number)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""The parent of each process: it passes words and signals on, and has the last word. Real processes, real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deberta_jax.dist import supervise
+from runs import ROOT, finish, wait_for
+
+# What jax's runtime printed, by version.
+SILENT = """E coordination_service.cc:1549] Use error polling to propagate the following error: UNAVAILABLE: \
+The following tasks are unhealthy (stopped sending heartbeats):
+{}
+The tasks have crashed. Check the task logs for an earlier error
+"""
+NO_COORDINATOR = (
+    "F client.h:80] Terminating process: UNAVAILABLE: Failed to send RPC to coordination service. Either the"
+)
+PROGRAM = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+from deberta_jax import errors
+from deberta_jax.dist import supervise
+
+def main(argv):
+    parent = supervise.parent_of_this()
+    if parent is None:
+        supervise.supervise()
+    supervise.die_with(parent)
+    supervise.tell_hosts(parent, ["ant", "bee", "cow"])
+    print("child", os.getpid(), flush=True)
+    print("words", file=sys.stderr)
+    exec(argv[0])
+
+sys.exit(errors.run(main, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        (SILENT.format("1"), [1]),
+        (SILENT.format("2\n11"), [2, 11]),
+        (SILENT.format("/job:jax_worker/replica:0/task:3"), [3]),
+        (SILENT.format("1") * 2 + NO_COORDINATOR, [1]),
+        (NO_COORDINATOR, [0]),
+        ("Aborted: out of luck", []),
+        ("", []),
+    ],
+)
+def test_the_lost_are_read_from_what_jax_says(said, lost):
+    assert supervise.lost_processes(said) == lost
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Starts a program that is supervised and executes `action` as the child."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(root=str(ROOT)))
+
+    def begin(action: str) -> subprocess.Popen:
+        command = [sys.executable, str(program), action]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_the_child_s_exit_code_and_words_are_the_parent_s(code, run):
+    done = finish(run(f"sys.exit({code})"))
+    assert (done.returncode, done.stderr) == (code, "words\n")
+
+
+@pytest.mark.parametrize("lost", ["1", "1\n2"])
+def test_an_abort_that_names_the_lost_becomes_exit_code_5_and_one_last_line(lost, run):
+    said = SILENT.format(lost)
+    done = finish(run(f"sys.stderr.write({said!r}); sys.stderr.flush(); os.abort()"))
+    names = {"1": "process 1 (bee) is gone", "1\n2": "process 1 (bee) and process 2 (cow) are gone"}[lost]
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"words\n{said}")
+    assert done.stderr.splitlines()[-1].startswith(f"peerdied: {names}: ")
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+def test_another_signal_s_end_is_named(name, run):
+    done = finish(run(f"os.kill(os.getpid(), signal.{name})"))
+    assert done.returncode == 128 + signal.Signals[name]
+    assert done.stderr.splitlines()[-1].startswith(f"failed: ended by {name}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_parent_reaches_the_child(number, run, tmp_path):
+    ready = tmp_path / "ready"
+    process = run(
+        f"signal.signal({number:d}, lambda *_: sys.exit(75)); open({str(ready)!r}, 'w').close(); time.sleep(60)"
+    )
+    wait_for(ready.exists, process)
+    process.send_signal(number)
+    assert finish(process).returncode == 75
+
+
+def test_a_child_ends_with_its_parent(run):
+    process = run("time.sleep(60)")
+    child = int(process.stdout.readline().split()[1])
+    process.kill()
+    finish(process)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    pytest.fail("the child lives on")
+
+
+def test_a_grandchild_is_not_supervised(run):
+    show = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from deberta_jax.dist import supervise; "
+    show += "print(supervise.parent_of_this())"
+    done = finish(run(f"import subprocess; subprocess.run([sys.executable, '-c', {show!r}])"))
+    assert done.stdout.splitlines()[1:] == ["None"]
