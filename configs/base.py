@@ -15,7 +15,7 @@ def get_config(size: str = "v3_base") -> ConfigDict:
     c.micro_batches = 1  # gradient accumulation
     c.log_every = 10
     c.max_bad_steps = 10  # non-finite steps skipped before the run ends (exit 4)
-    c.watchdog_minutes = 30.0  # without the end of a step: print all stacks and exit 5; 0 = never
+    c.watchdog_minutes = 30.0  # without the end of a step, or a first one: print all stacks, exit 5; 0 = never
     c.init_from = ""  # a workdir whose parameters start this run
     c.profile_steps = ()  # (first, end)
     c.mesh = (("data", -1), ("fsdp", 1), ("tensor", 1))  # slowest first; -1 = the rest of the devices

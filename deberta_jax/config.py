@@ -432,7 +432,7 @@ class RunConfig:
     micro_batches: int  # gradient accumulation
     log_every: int
     max_bad_steps: int  # non-finite steps that are skipped before the run ends with exit code 4
-    watchdog_minutes: float  # without the end of a step, after which the process prints its stacks and ends; 0 = never
+    watchdog_minutes: float  # without the end of a step (start-up too): print all stacks, exit 5; 0 = never
     init_from: str  # workdir whose parameters start this run; "" = fresh; of a pair: see RTDConfig
     profile_steps: tuple[int, ...]  # (first, end): trace these steps; () = none
     mesh: tuple[tuple[str, int], ...]  # (axis, size), slowest first; one size may be -1

@@ -46,6 +46,7 @@ from deberta_jax.train.task_evaluation import (
     split_of,
     write_results,
 )
+from deberta_jax.train.watchdog import Watchdog
 
 BEST_ONLY = CheckpointConfig(every_steps=0, every_minutes=0.0, keep_last=2, keep_every=0)
 VALIDATION = "validation"  # folder of the best checkpoint's predictions and scores
@@ -68,7 +69,7 @@ class Job:
 def finetune(config: FinetuneConfig, workdir: str) -> None:
     """Trains for config.epochs, or until evaluations are no better any more; goes on where the workdir stopped."""
     path = hosts.together(lambda: session.open_workdir(workdir))
-    with StopRequest() as stop, session.held(path):
+    with StopRequest() as stop, Watchdog(config.watchdog_minutes) as watchdog, session.held(path):
         job = hosts.together(lambda: open_job(config))
         meta = meta_of(job)
         check_hosts(path, meta)
@@ -91,7 +92,7 @@ def finetune(config: FinetuneConfig, workdir: str) -> None:
         ):
             validate = Validation(job, run, path, meta, selection, saves, bests, logger)
             inputs = inputs_of(job, batches, validate)
-            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop)
+            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop, watchdog=watchdog)
     _conclude(job, path)
 
 

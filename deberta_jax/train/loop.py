@@ -53,6 +53,7 @@ def train(
     logger: Logger,
     meta: dict[str, Any],
     stop: StopRequest,
+    watchdog: Watchdog,
 ) -> None:
     """Trains from `state` to config.steps, or until an evaluation says so; on return all is evaluated, saved, logged.
 
@@ -63,11 +64,8 @@ def train(
     reporter = Reporter(run, logger, inputs, int(state.skipped))
     report = Lagged(reporter)
     profile = Profile(config.profile_steps if hosts.is_lead() else (), workdir / "profile")
-    with (
-        contextlib.closing(_placed_ahead(run, inputs.train)) as placed,
-        Watchdog(config.watchdog_minutes) as watchdog,
-    ):
-        decisions = Decisions(stop, saves, watchdog)
+    decisions = Decisions(stop, saves, watchdog)
+    with contextlib.closing(_placed_ahead(run, inputs.train)) as placed:
         try:
             while True:
                 if step > evaluated and _due(inputs.every, step, config.steps):

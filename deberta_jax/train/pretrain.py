@@ -34,6 +34,7 @@ from deberta_jax.train.roll_call import check_hosts
 from deberta_jax.train.signals import StopRequest
 from deberta_jax.train.state import TrainState
 from deberta_jax.train.throughput import peak_flops, token_speed, tokens_until
+from deberta_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def pretrain(config: Config, workdir: str) -> None:
     """Trains to config.steps in `workdir`, from its newest checkpoint if it has one."""
     path = hosts.together(lambda: session.open_workdir(workdir))
     # from StopRequest on a signal waits for the next moment when the state can be saved
-    with StopRequest() as stop, session.held(path):
+    with StopRequest() as stop, Watchdog(config.watchdog_minutes) as watchdog, session.held(path):
         corpus = hosts.together(lambda: open_corpus(config.data, config.eval))
         config = resolve(config, corpus.manifests, corpus.length)
         meta = session.meta_of(config, corpus.manifests)
@@ -73,7 +74,7 @@ def pretrain(config: Config, workdir: str) -> None:
             Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
         ):
             inputs = inputs_of(run, corpus, batches, logger)
-            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop)
+            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop, watchdog=watchdog)
     _conclude(run.objective, path)
 
 

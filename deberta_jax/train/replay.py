@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from deberta_jax.dist import hosts
 from deberta_jax.errors import Failed
 from deberta_jax.train.build import Run
 from deberta_jax.train.optimizer import named_leaves
@@ -20,8 +22,10 @@ def replay_step(run: Run, params: Any, saved: int, batches: Iterator[dict[str, n
     with contextlib.closing(batches):
         batch = next(batches)
     gradients, loss = run.gradients(params, run.place(batch), step - 1)
-    print(f"step {step} with the parameters of step {saved}: loss {float(loss)}")
-    print(f"gradient norm {float(optax.global_norm(gradients))}, rows {batch['examples'].tolist()}")
-    bad = [name for name, leaf in named_leaves(gradients) if not np.isfinite(np.asarray(leaf)).all()]
+    norm = optax.global_norm(gradients)  # on every host, although one prints it
+    if hosts.is_lead():
+        print(f"step {step} with the parameters of step {saved}: loss {float(loss)}")
+        print(f"gradient norm {float(norm)}, rows {batch['examples'].tolist()}")
+    bad = [name for name, leaf in named_leaves(gradients) if not jnp.isfinite(leaf).all()]
     if bad or not np.isfinite(float(loss)):
         raise Failed(f"step {step} is not finite; gradients that are not: {', '.join(bad) or 'none'}")
