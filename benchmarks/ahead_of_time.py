@@ -61,13 +61,13 @@ def compile_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Co
     return lower_for(chip, function, *arguments).compile()
 
 
-def lower_step(chip: str, config: Config, length: int) -> jax.stages.Lowered:
-    """The training step of a masked language model, as train.py runs it on one `chip` on rows of `length`.
+def lower_step(chip: str, config: Config, length: int, count: int = 1) -> jax.stages.Lowered:
+    """The training step as train.py runs it on `count` devices of the smallest slice with `chip`, rows of `length`.
 
     The ids of special tokens are made up; nothing else that the data decide is in a step.
     """
     known = Lexicon(top_id=5, size=config.model.vocab_size, special_ids=(0, 1, 2, 3), mask_id=4)
-    run = build_run(config, known, devices(chip)[:1])
+    run = build_run(config, known, devices(chip)[:count])
     return run.train_step.lower(run.abstract, shapes.masked_batch(run, length))
 
 

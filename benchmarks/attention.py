@@ -195,14 +195,13 @@ def weight_of(kind: Kind) -> np.ndarray:
 def facts_of(kind: Kind) -> choice.Facts:
     return choice.Facts(
         platform=jax.default_backend(),
+        rows=kind.rows,
         length=kind.length,
         heads=kind.heads,
         head_size=HEAD_SIZE,
         terms=kind.terms,
         dtype=jnp.dtype(kind.dtype),
         rate=kind.rate,
-        devices=1,
-        heads_split=False,
         hardware_bits=False,
     )
 

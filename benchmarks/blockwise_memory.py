@@ -76,14 +76,13 @@ def gradient(name: str, platform: str, length: int) -> Callable:
     """(arrays of `operands`) -> value and all gradients, as the model calls this implementation on this platform."""
     facts = choice.Facts(
         platform=platform,
+        rows=1,
         length=length,
         heads=HEADS,
         head_size=HEAD_SIZE,
         terms=TERMS,
         dtype=jnp.dtype(jnp.bfloat16),
         rate=RATE,
-        devices=1,
-        heads_split=False,
         hardware_bits=False,
     )
     attend = choice.implementation(name, facts)

@@ -4,17 +4,17 @@ import pytest
 from attention_cases import SPANS, assert_equal, problem, solved
 from deberta_jax.errors import Refused
 from deberta_jax.ops.attention import choice, reference
+from deberta_jax.ops.attention.by_device import Split
 
 BASE = choice.Facts(
     platform="gpu",
+    rows=8,
     length=512,
     heads=12,
     head_size=64,
     terms=("c2p", "p2c"),
     dtype=jnp.dtype("bfloat16"),
     rate=0.0,
-    devices=1,
-    heads_split=False,
     hardware_bits=False,
 )
 
@@ -32,7 +32,9 @@ BASE = choice.Facts(
         ({"platform": "cpu"}, "blockwise"),
         ({"platform": "tpu", "rate": 0.1}, "tpu"),
         ({"platform": "tpu", "dtype": jnp.dtype("float32"), "length": 4096}, "tpu"),
-        ({"platform": "tpu", "devices": 4}, "blockwise"),
+        ({"platform": "tpu", "devices": 4, "split": Split(rows=2, heads=2)}, "tpu"),
+        ({"platform": "tpu", "devices": 8, "split": Split(rows=3)}, "blockwise"),
+        ({"platform": "tpu", "devices": 4, "split": Split(heads=4)}, "blockwise"),
         ({"platform": "tpu", "heads": 3}, "blockwise"),
         ({"platform": "tpu", "head_size": 96}, "blockwise"),
         ({"platform": "tpu", "terms": ("p2p",)}, "xla"),
@@ -53,7 +55,9 @@ def test_what_is_asked_for_is_taken():
     ("asked", "changes", "said"),
     [
         ("tpu", {"platform": "cpu"}, "runs on TPUs, this is a cpu"),
-        ("tpu", {"platform": "tpu", "devices": 2}, "one device"),
+        ("tpu", {"platform": "tpu", "split": Split(rows=3)}, "8 rows cannot be shared evenly by 3 devices"),
+        ("tpu", {"platform": "tpu", "split": Split(heads=8)}, "12 heads cannot be shared evenly by 8 devices"),
+        ("tpu", {"platform": "tpu", "split": Split(heads=4)}, "3 heads of 64.* on each device"),
         ("tpu", {"platform": "tpu", "heads": 3}, "3 heads of 64"),
         ("gpu", {"platform": "cpu"}, "runs on GPUs, this is a cpu"),
         ("gpu", {"rate": 0.1}, "no dropout"),

@@ -4,6 +4,7 @@ A rule table is a tuple of (logical axis, mesh axis | tuple of mesh axes | None)
 misspelt name raises: silently it would replicate.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,13 +67,15 @@ def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> None:
         raise Refused(f"mesh axes {idle} are larger than 1 but no rule uses them: their devices would repeat work")
 
 
+def mesh_axes_of(axis: str) -> tuple[str, ...]:
+    """The axes of the mesh in force by which the rules in force split this axis of an activation; none outside."""
+    rules = dict(nn.get_logical_axis_rules())
+    return () if jax.sharding.get_abstract_mesh().empty else axes_of(rules["act_" + axis])
+
+
 def parts_of(axis: str) -> int:
     """Into how many parts the mesh and the rules in force split this axis of an activation; 1 outside a mesh."""
-    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
-    parts = 1
-    for name in () if mesh.empty else axes_of(rules["act_" + axis]):
-        parts *= mesh.shape[name]
-    return parts
+    return math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in mesh_axes_of(axis))
 
 
 def batch_devices(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> int:

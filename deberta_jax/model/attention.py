@@ -7,11 +7,12 @@ from flax import linen as nn
 from flax import struct
 
 from deberta_jax.config import ModelConfig
-from deberta_jax.dist.axes import constrain, parts_of
+from deberta_jax.dist.axes import constrain, mesh_axes_of, parts_of
 from deberta_jax.dist.mesh import platform
 from deberta_jax.model.layers import HeadProjection, MergeProjection
 from deberta_jax.ops import buckets
 from deberta_jax.ops.attention import choice, chosen
+from deberta_jax.ops.attention.by_device import Split
 from deberta_jax.ops.attention.problem import Problem, allowed_pairs
 from deberta_jax.ops.attention.softmax import masked_softmax, mix
 from deberta_jax.ops.dropout import Noise, dropout, shared_dropout
@@ -114,8 +115,7 @@ class DisentangledAttention(nn.Module):
             seed_bhq,
             rate,
         )
-        facts = facts_of(cfg, length, rate, *platform(), heads_split=parts_of("heads") > 1)
-        mixed_bqhd = choice.attend(problem, cfg.attention, facts)
+        mixed_bqhd = choice.attend(problem, cfg.attention, facts_of(cfg, *q_bqhd.shape[:2], rate))
         return constrain(mixed_bqhd, "batch", "length", "heads", "head_size")
 
     def _of_chosen(self, q_bphd, memory: Memory, document_bk, noise: Noise | None, queries: Chosen) -> jax.Array:
@@ -128,21 +128,21 @@ class DisentangledAttention(nn.Module):
         return mix(p_bhpk.swapaxes(0, 1), memory.v_bkhd)
 
 
-def facts_of(
-    cfg: ModelConfig, length: int, rate: float, platform: str, devices: int, *, heads_split: bool
-) -> choice.Facts:
-    """What the choice of an implementation goes by, for rows of `length` and attention dropout at `rate`."""
+def facts_of(cfg: ModelConfig, rows: int, length: int, rate: float) -> choice.Facts:
+    """What the choice of an implementation goes by in the mesh in force: `rows` of `length`, dropout at `rate`."""
+    kind, devices = platform()
     return choice.Facts(
-        platform=platform,
+        platform=kind,
+        rows=rows,
         length=length,
         heads=cfg.num_heads,
         head_size=cfg.head_size,
         terms=cfg.pos_att_type,
         dtype=jnp.dtype(cfg.dtype),
         rate=rate,
-        devices=devices,
-        heads_split=heads_split,
         hardware_bits=cfg.dropout_bits == "hardware",
+        devices=devices,
+        split=Split(mesh_axes_of("batch"), mesh_axes_of("heads"), parts_of("batch"), parts_of("heads")),
     )
 
 

@@ -19,6 +19,6 @@ def init_of(head: str, cfg: ModelConfig, head_cfg: HeadConfig | None = None) -> 
     return lambda key: model.init({"params": key}, ids, jnp.ones_like(ids), deterministic=True)["params"]
 
 
-def training_attention(cfg: ModelConfig, platform: str, devices: int, length: int) -> Choice:
-    """(implementation, why) of a model's attention while it trains on rows of `length`."""
-    return choose(cfg.attention, facts_of(cfg, length, cfg.attention_dropout, platform, devices, heads_split=False))
+def training_attention(cfg: ModelConfig, rows: int, length: int) -> Choice:
+    """(implementation, why) of a model's attention while it trains in the mesh in force, on `rows` of `length`."""
+    return choose(cfg.attention, facts_of(cfg, rows, length, cfg.attention_dropout))

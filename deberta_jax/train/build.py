@@ -32,16 +32,17 @@ class InMesh:
     config: RunConfig
 
     def __call__(self, *arguments: Any) -> Any:
-        with self._in_force():
+        with self.in_force():
             return self.function(*arguments)
 
     def lower(self, *shapes: Any) -> jax.stages.Lowered:
         """For trees of ShapeDtypeStruct with shardings; nothing is placed or run."""
-        with self._in_force():
+        with self.in_force():
             return self.function.lower(*shapes)
 
     @contextlib.contextmanager
-    def _in_force(self) -> Iterator[None]:
+    def in_force(self) -> Iterator[None]:
+        """What it is called with."""
         precision = matmul_precision(self.config)
         with (
             jax.set_mesh(self.mesh),

@@ -245,10 +245,9 @@ def _introduce(run: Run, corpus: Corpus) -> None:
         device,
         dict(run.mesh.shape),
     )
-    platform = run.mesh.devices.flat[0].platform
-    for name, model in models_of(run.config).items():
-        log.warning(
-            "attention of %s: %s (%s)", name, *training_attention(model, platform, run.mesh.devices.size, corpus.length)
-        )
+    rows_at_once = run.config.batch_size // run.config.micro_batches
+    with run.train_step.in_force():
+        for name, model in models_of(run.config).items():
+            log.warning("attention of %s: %s (%s)", name, *training_attention(model, rows_at_once, corpus.length))
     if peak_flops(run) is None:
         log.warning("no MFU: the peak FLOP/s of %r is not in train/flops.py", device)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax.errors import Refused
-from deberta_jax.ops.attention import blockwise, gpu, reference, tpu, xla
+from deberta_jax.ops.attention import blockwise, by_device, gpu, reference, tpu, xla
+from deberta_jax.ops.attention.by_device import Split
 from deberta_jax.ops.attention.problem import Problem
 
 AUTO = "auto"
@@ -24,15 +25,20 @@ class Facts(NamedTuple):
     """What the choice depends on."""
 
     platform: str  # of jax: cpu, gpu (cuda, rocm), tpu
+    rows: int  # of the batch
     length: int
     heads: int
     head_size: int
     terms: tuple[str, ...]
     dtype: jnp.dtype
     rate: float  # of dropout on the probabilities, 0 when deterministic
-    devices: int  # of the mesh
-    heads_split: bool  # over devices
     hardware_bits: bool  # for dropout
+    devices: int = 1  # of the mesh
+    split: Split = Split()  # of rows and heads over them
+
+    @property
+    def heads_split(self) -> bool:
+        return self.split.heads > 1
 
 
 def choose(asked: str, facts: Facts) -> Choice:
@@ -59,10 +65,12 @@ def without_kernel(facts: Facts) -> str | None:
     """Why the TPU kernel cannot be used; None where it can."""
     if facts.platform != "tpu":
         return f"the kernel runs on TPUs, this is a {facts.platform}"
-    if facts.devices > 1:
-        return "the kernel runs on one device so far"
-    why_not = tpu.unfit(facts.heads, facts.head_size, facts.terms)
-    return why_not and f"the kernel is not made for {why_not}"
+    why_not = facts.split.uneven(facts.rows, facts.heads)
+    if why_not:
+        return why_not
+    why_not = tpu.unfit(facts.heads // facts.split.heads, facts.head_size, facts.terms)
+    where = " on each device" if facts.heads_split else ""
+    return why_not and f"the kernel is not made for {why_not}{where}"
 
 
 def without_cudnn(facts: Facts) -> str | None:
@@ -98,8 +106,13 @@ def implementation(name: str, facts: Facts) -> Callable[[Problem], jax.Array]:
             blockwise.attend, heads=heads_at_once(facts.platform, heads_split=facts.heads_split)
         ),
         "gpu": gpu.attend,
-        "tpu": functools.partial(tpu.attend, hardware_bits=facts.hardware_bits),
+        "tpu": functools.partial(_kernel, facts),
     }[name]
+
+
+def _kernel(facts: Facts, problem: Problem) -> jax.Array:
+    attend = functools.partial(tpu.attend, hardware_bits=facts.hardware_bits)
+    return attend(problem) if facts.devices == 1 else by_device.attend(problem, facts.split, attend)
 
 
 def attend(problem: Problem, asked: str, facts: Facts) -> jax.Array:
