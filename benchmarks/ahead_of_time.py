@@ -44,9 +44,14 @@ class Move(NamedTuple):
 
 def devices(chip: str) -> list:
     """The devices, for a mesh, of the smallest slice with `chip`."""
+    return topology(CHIPS[chip])
+
+
+def topology(name: str, slices: int = 1) -> list:
+    """The devices, for a mesh, of so many slices, each a topology such as "v5e:4x4"."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # nobody is there to answer what machine this is
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several processes may share the TPU that is not there
-    return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices
+    return topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
 
 
 def lower_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Lowered:

@@ -18,7 +18,8 @@ def get_config(size: str = "v3_base") -> ConfigDict:
     c.watchdog_minutes = 30.0  # without the end of a step, or a first one: print all stacks, exit 5; 0 = never
     c.init_from = ""  # a workdir whose parameters start this run
     c.profile_steps = ()  # (first, end)
-    c.mesh = (("data", -1), ("fsdp", 1), ("tensor", 1))  # slowest first; -1 = the rest of the devices
+    c.mesh = (("data", -1), ("fsdp", 1), ("tensor", 1))  # within a slice, slowest first; -1 = the rest of the devices
+    c.dcn_mesh = (("data", -1), ("fsdp", 1), ("tensor", 1))  # across TPU slices; an axis has the product of both
     c.rules = meshes.dp
 
     c.model = ConfigDict(

@@ -1,5 +1,8 @@
 """Rule tables: which mesh axis splits which logical axis. Mesh axes: data, fsdp, tensor.
 
+Their sizes are `config.mesh` within a slice and `config.dcn_mesh` across TPU slices, whose network is slow: only data,
+or data and fsdp, should cross it.
+
 dp       parameters whole on every device, the batch split over all of them
 fsdp     parameters and optimizer state split too, over fsdp
 fsdp_tp  heads, mlp and vocabulary also split over tensor

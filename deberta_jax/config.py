@@ -164,7 +164,7 @@ class ModelConfig:
 
 
 # Keys that came after the first release, with what a config.json without them means: how to compute, not what.
-LATER_KEYS = {"scan_layers": True, "attention": "auto", "dropout_bits": "hash"}
+LATER_KEYS = {"scan_layers": True, "attention": "auto", "dropout_bits": "hash", "dcn_mesh": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -435,7 +435,8 @@ class RunConfig:
     watchdog_minutes: float  # without the end of a step (start-up too): print all stacks, exit 5; 0 = never
     init_from: str  # workdir whose parameters start this run; "" = fresh; of a pair: see RTDConfig
     profile_steps: tuple[int, ...]  # (first, end): trace these steps; () = none
-    mesh: tuple[tuple[str, int], ...]  # (axis, size), slowest first; one size may be -1
+    mesh: tuple[tuple[str, int], ...]  # (axis, size) within a slice, slowest first; one size may be -1
+    dcn_mesh: tuple[tuple[str, int], ...]  # the same axes across TPU slices; () = there is one
     rules: tuple[tuple[str, Any], ...]  # (logical axis, mesh axis, tuple of them, or None)
     model: ModelConfig
     checkpoint: CheckpointConfig
@@ -453,11 +454,27 @@ class RunConfig:
             self.batch_size % self.micro_batches == 0,
             f"batch_size {self.batch_size} is not a multiple of micro_batches {self.micro_batches}",
         )
+        self._check_meshes()
         window = self.profile_steps
         require(
             not window or (len(window) == 2 and 0 <= window[0] < window[1]),
             f"profile_steps must be () or (first, end), got {window}",
         )
+
+    def _check_meshes(self):
+        names = tuple(name for name, _ in self.mesh)
+        require(len(set(names)) == len(names) > 0, f"mesh must name axes, each once, got {names}")
+        across = tuple(name for name, _ in self.dcn_mesh)
+        require(
+            across in ((), names),
+            f"dcn_mesh has the axes {across}, mesh {names}: both must name the same ones in one order",
+        )
+        for key in ("mesh", "dcn_mesh"):
+            sizes = [size for _, size in getattr(self, key)]
+            require(
+                sizes.count(-1) <= 1 and all(size > 0 or size == -1 for size in sizes),
+                f"{key} must have positive sizes, at most one of them -1, got {sizes}",
+            )
 
     def check_warmup(self, name: str, optimizer: OptimizerConfig) -> None:
         require(
@@ -593,7 +610,8 @@ def _dataclass(kind: type, values: Any, path: str) -> Any:
     for key in values:
         require(key in hints, f"config has no key {path + key!r}{nearest(key, hints)}")
     absent = {key: None for key, hint in hints.items() if isinstance(hint, types.UnionType)}
-    values = absent | (LATER_KEYS if kind is ModelConfig else {}) | values
+    later = {key: value for key, value in LATER_KEYS.items() if key in hints}
+    values = absent | later | values
     for key in hints:
         require(key in values, f"config lacks the key {path + key!r}")
     fields = {key: _value(hint, values[key], path + key) for key, hint in hints.items()}

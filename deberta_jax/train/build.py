@@ -124,7 +124,7 @@ def build_run(config: RunConfig, known: Lexicon | tuple[str, ...], devices: Sequ
     Traces and places nothing yet but shapes; the functions compile at their first call. `devices` (default: every
     device of the run) may be those of a jax topology, which are not there: then functions can be lowered and compiled.
     """
-    mesh = make_mesh(config.mesh, devices)
+    mesh = make_mesh(config.mesh, devices, dcn_axes=config.dcn_mesh)
     check_rules(config.rules, mesh)
     parts = batch_devices(config.rules, mesh)
     _check_divisible("batch_size / micro_batches", config.batch_size // config.micro_batches, parts)
