@@ -4,8 +4,11 @@ Every room may import this file; it imports nothing but the standard library.
 """
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, a limit on files: nobody's bug
 
 
 class RunError(Exception):
@@ -57,10 +60,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Calls `main(argv)`; a RunError becomes one line on standard error and its exit code."""
+    """Calls `main(argv)`; a RunError and a full disk become one line on standard error and an exit code."""
     try:
         main(argv)
     except RunError as error:
         print(f"{type(error).__name__.lower()}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"failed: {error.strerror}: {error.filename or 'a file that was being written'}", file=sys.stderr)
+        return Failed.exit_code
     return 0

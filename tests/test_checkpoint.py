@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -18,6 +19,7 @@ from deberta_jax.errors import Failed, Refused
 from deberta_jax.train import checkpoint
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.state import TrainState
+from limits import files_no_larger_than
 
 META = {"config": {"seed": 0, "model": {"pos_att_type": ["c2p", "p2c"]}}, "tokenizer": "abc"}
 EVERY_3 = CheckpointConfig(every_steps=3, every_minutes=0.0, keep_last=3, keep_every=0)
@@ -255,18 +257,26 @@ def test_a_step_that_is_there_already_is_not_written_again(checkpoints):
     assert checkpoint.newest_good(checkpoints) == 6
 
 
-def test_a_save_that_fails_is_raised_and_not_forgotten(tmp_path, monkeypatch):
-    def full_disk(directory: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    with Checkpoints(tmp_path / "checkpoints", EVERY_3, Clock()) as saves:
-        monkeypatch.setattr(checkpoint, "seal", full_disk)
-        saves.save(3, state_at(3), META)
-        with pytest.raises(OSError, match="No space left"):
+def test_a_save_that_fails_is_raised_once_by_its_name_and_the_one_before_is_kept(tmp_path, capfd):
+    directory = tmp_path / "checkpoints"
+    saves = Checkpoints(directory, EVERY_3, Clock())
+    saves.save(3, state_at(3), META)
+    saves.wait()
+    with files_no_larger_than(1 << 18):
+        saves.save(6, state_at(6, rows=1 << 16), META)
+        with pytest.raises(Failed, match="checkpoint .*/checkpoints/6 was not saved: File too large; run the same"):
             saves.wait()
-    assert checkpoint.newest_good(tmp_path / "checkpoints") is None
+    with pytest.raises(Failed, match="checkpoint .*/checkpoints/6 was not saved: File too large"):
+        saves.__exit__()  # which Orbax fails too
+    assert capfd.readouterr().err == ""
+    assert checkpoint.newest_good(directory) == 3
+    assert {path.name for path in directory.iterdir()} == {"3", "6" + ocp.utils.TMP_DIR_SUFFIX}
+    checkpoint.set_aside(directory, after=3)  # as the next start does
+    assert {path.name for path in directory.iterdir()} == {"3"}
+
+
+def test_a_step_that_was_not_written_is_not_vouched_for(tmp_path):
     with pytest.raises(Failed, match="was not written"):
-        monkeypatch.undo()
         checkpoint.seal(tmp_path / "checkpoints" / "9")
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from deberta_jax import errors, flags
 from deberta_jax.errors import Refused
+from limits import files_no_larger_than
 
 ROOT = Path(__file__).parent.parent
 
@@ -271,6 +272,17 @@ def test_arguments_refuse_what_they_do_not_know(parser, argv, message):
 def test_a_refusal_is_one_line_and_exit_code_two(parser, capsys):
     assert errors.run(lambda argv: parser.parse_args(argv), ["--inptu=a"]) == 2
     assert capsys.readouterr().err == "refused: unknown flag --inptu, did you mean '--input'?\n"
+
+
+def test_a_full_disk_is_one_line_and_exit_code_one_but_another_error_of_the_system_is_a_bug(tmp_path, capsys):
+    def write(argv):
+        with files_no_larger_than(1 << 18):
+            (tmp_path / "plan.json").write_bytes(bytes(1 << 20))
+
+    assert errors.run(write, []) == 1
+    assert capsys.readouterr().err == "failed: File too large: a file that was being written\n"
+    with pytest.raises(FileNotFoundError):
+        errors.run(lambda argv: Path("nowhere").read_text(), [])
 
 
 def test_reading_a_config_imports_no_jax(config_file):

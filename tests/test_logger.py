@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from deberta_jax.errors import Refused
+from deberta_jax.errors import Failed, Refused
 from deberta_jax.train.logger import JsonLines, Loggers, Progress, TensorBoard
+from limits import files_no_larger_than
 
 
 def write_steps(path, first, last, start):
@@ -100,6 +101,17 @@ def test_tensorboard_hides_what_is_done_again(tmp_path, start, hidden_from):
     logger.close()
     starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
     assert starts == hidden_from
+
+
+@pytest.mark.parametrize("logger", [JsonLines, TensorBoard])
+def test_a_full_disk_is_one_failure_that_names_the_file_and_nobody_waits(logger, tmp_path):
+    logger = logger(tmp_path / "log", 0)
+    with files_no_larger_than(1 << 18):
+        with pytest.raises(Failed, match="/log cannot be written: File too large"):
+            for step in range(1000):  # more than fit in any queue
+                logger.text(step, "samples", "Paris" * 200)
+        with pytest.raises(Failed, match="/log cannot be written: File too large"):
+            logger.close()
 
 
 def test_the_bar_starts_where_the_run_does_and_shows_the_newest_numbers(capsys):

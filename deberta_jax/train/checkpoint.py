@@ -4,11 +4,14 @@ Orbax restores a file with a flipped byte, takes an empty directory for the newe
 shape without a word. So a step counts once `digest.json` (sha256 of each of its files, written last) is there and true.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import orbax.checkpoint as ocp
 from deberta_jax.config import CheckpointConfig
 from deberta_jax.dist import hosts
 from deberta_jax.errors import Failed, Refused
+from deberta_jax.train.hush import hush_orbax
 from deberta_jax.train.optimizer import named_leaves
 from deberta_jax.train.state import TrainState
 
@@ -26,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Saves states under `directory`/STEP while training goes on. A save that fails raises at the next call."""
+    """Saves states under `directory`/STEP while training goes on. A save that fails raises Failed at the next call."""
 
     def __init__(self, directory: Path, cfg: CheckpointConfig, clock: Callable[[], float]):
         self._directory = directory
@@ -34,6 +38,7 @@ class Checkpoints:
         self._clock = clock
         self._last_time = clock()
         self._last_step = next(iter(steps_in(directory)), None)  # resumed, a run has saved the step it starts at
+        hush_orbax()
         options = ocp.CheckpointManagerOptions(max_to_keep=cfg.keep_last, keep_period=cfg.keep_every or None)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-digest")
@@ -44,7 +49,8 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self._sealer.shutdown()
-        self._manager.close()
+        with _named(self._directory / str(self._last_step)):  # Orbax raises a failed save once more
+            self._manager.close()
 
     def due(self, step: int) -> bool:
         """True when it is time, by steps: on all hosts alike."""
@@ -60,7 +66,8 @@ class Checkpoints:
             return
         self.wait()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
-        self._manager.save(step, args=items, force=True)
+        with _named(self._directory / str(step)):
+            self._manager.save(step, args=items, force=True)
         self._sealing = self._sealer.submit(self._seal, step)
         self._last_step, self._last_time = step, self._clock()
 
@@ -80,9 +87,23 @@ class Checkpoints:
             sealing.result()
 
     def _seal(self, step: int) -> None:
-        self._manager.wait_until_finished()  # on the first host, for all of them
-        if hosts.is_lead():
-            seal(self._directory / str(step))
+        with _named(self._directory / str(step)):
+            self._manager.wait_until_finished()  # on the first host, for all of them
+            if hosts.is_lead():
+                seal(self._directory / str(step))
+
+
+@contextlib.contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    """Raises Failed, with the step's directory and the reason, where the disk or tensorstore (ValueError) refuses."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(number[1])) if number else str(error)
+        raise Failed(
+            f"checkpoint {directory} was not saved: {reason}; run the same command to go on once it can be"
+        ) from error
 
 
 def seal(directory: Path) -> None:
@@ -130,11 +151,17 @@ def _newest_good(directory: Path) -> int | None:
 
 
 def set_aside(directory: Path, after: int | None) -> None:
-    """Moves steps newer than `after`, which cannot be trusted, to `directory`/../rejected."""
+    """Moves steps newer than `after`, which cannot be trusted, to `directory`/../rejected.
+
+    What Orbax had not finished when the process ended is deleted: it would fill the disk, kill by kill. Of several
+    hosts the first does it.
+    """
     hosts.by_lead(lambda: _set_aside(directory, after))
 
 
 def _set_aside(directory: Path, after: int | None) -> None:
+    for unfinished in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     for step in steps_in(directory):
         if after is None or step > after:
             rejected = directory.parent / "rejected"

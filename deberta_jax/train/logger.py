@@ -11,18 +11,23 @@ import contextlib
 import json
 import math
 import os
+import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
-from deberta_jax.errors import Refused
+from deberta_jax.errors import Failed, Refused
 
 SHOWN = ("loss", "accuracy", "eval/loss", "eval/accuracy", "tokens_per_second")  # on the progress bar
 QUIET_SECONDS = 30  # between two states of the bar where nobody is watching
+FLUSH_SECONDS = 60  # until TensorBoard sees what was written
 
 
 class Logger(Protocol):
@@ -35,6 +40,15 @@ class Logger(Protocol):
     def close(self) -> None: ...
 
 
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raises Failed, with the path and the reason, where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"{path} cannot be written: {error.strerror}") from error
+
+
 class JsonLines:
     """One JSON object a line, each with its "step". A non-finite number is written as null: JSON has no NaN."""
 
@@ -43,9 +57,9 @@ class JsonLines:
 
         Raises Refused for a line that is not JSON.
         """
-        path = Path(path)
-        _keep_until(path, start)
-        self._file = path.open("a", buffering=1)  # by line: whoever follows the file sees each step at once
+        self._path = Path(path)
+        _keep_until(self._path, start)
+        self._file = self._path.open("a", buffering=1)  # by line: whoever follows the file sees each step at once
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._write({"step": step} | {key: _json_number(value) for key, value in values.items()})
@@ -54,10 +68,12 @@ class JsonLines:
         self._write({"step": step, name: text})
 
     def close(self) -> None:
-        self._file.close()
+        with _named(self._path):
+            self._file.close()
 
     def _write(self, values: dict) -> None:
-        self._file.write(json.dumps(values, allow_nan=False) + "\n")
+        with _named(self._path):
+            self._file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def _json_number(value: float) -> int | float | None:
@@ -85,21 +101,40 @@ def _step(line: str, path: Path, number: int) -> int:
 
 
 class TensorBoard:
-    """TensorBoard events, written without TensorFlow; later events of an interrupted run are hidden."""
+    """TensorBoard events, written without TensorFlow; later events of an interrupted run are hidden.
+
+    Written here and not by tensorboardX's SummaryWriter: when its thread dies of a full disk, the run waits for ever.
+    """
 
     def __init__(self, directory: str | Path, start: int):
-        self._writer = tensorboardX.SummaryWriter(str(directory), purge_step=start + 1 if start else None)
+        self._directory = Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"  # as TensorBoard looks for
+        self._file = RecordWriter(str(self._directory / name))
+        self._flushed = time.monotonic()
+        self._write(Event(file_version="brain.Event:2"))
+        if start:
+            self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
+            self._write(Event(step=step, summary=summary.scalar(key, value)))
 
     def text(self, step: int, name: str, text: str) -> None:
         as_code = "    " + text.replace("\n", "\n    ")  # TensorBoard reads Markdown; a code block keeps the lines
-        self._writer.add_text(name, as_code, step)
+        self._write(Event(step=step, summary=summary.text(name, as_code)))
 
     def close(self) -> None:
-        self._writer.close()
+        with _named(self._directory):
+            self._file.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with _named(self._directory):
+            self._file.write(event.SerializeToString())
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
 
 
 class Progress:
