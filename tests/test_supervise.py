@@ -87,7 +87,7 @@ def test_an_abort_that_names_the_lost_becomes_exit_code_5_and_one_last_line(lost
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
 def test_another_signal_s_end_is_named(name, run):
-    done = finish(run(f"os.kill(os.getpid(), signal.{name})"))
+    done = finish(run(f"print('50 %', end='', file=sys.stderr, flush=True); os.kill(os.getpid(), signal.{name})"))
     assert done.returncode == 128 + signal.Signals[name]
     assert done.stderr.splitlines()[-1].startswith(f"failed: ended by {name}")
 

@@ -94,6 +94,8 @@ def _relayed(process: subprocess.Popen) -> str:
         sys.stderr.buffer.write(chunk)
         sys.stderr.buffer.flush()
         said = (said + chunk)[-REMEMBERED:]
+    if said and not said.endswith(b"\n"):  # a progress bar: what comes next is a line of its own
+        print(file=sys.stderr, flush=True)
     return said.decode(errors="replace")
 
 
