@@ -17,9 +17,9 @@ The following tasks are unhealthy (stopped sending heartbeats):
 {}
 The tasks have crashed. Check the task logs for an earlier error
 """
-NO_COORDINATOR = (
-    "F client.h:80] Terminating process: UNAVAILABLE: Failed to send RPC to coordination service. Either the"
-)
+FATAL = "F client.h:80] Terminating process because the JAX distributed service detected fatal errors. absl::Status: "
+NO_COORDINATOR = FATAL + "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted"
+NOT_MET = FATAL + "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/RegisterTask\n"
 PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
@@ -48,6 +48,7 @@ sys.exit(errors.run(main, sys.argv[1:]))
         (SILENT.format("/job:jax_worker/replica:0/task:3"), [3]),
         (SILENT.format("1") * 2 + NO_COORDINATOR, [1]),
         (NO_COORDINATOR, [0]),
+        (NOT_MET, []),
         ("Aborted: out of luck", []),
         ("", []),
     ],
@@ -75,14 +76,21 @@ def test_the_child_s_exit_code_and_words_are_the_parent_s(code, run):
     assert (done.returncode, done.stderr) == (code, "words\n")
 
 
-@pytest.mark.parametrize("lost", ["1", "1\n2"])
-def test_an_abort_that_names_the_lost_becomes_exit_code_5_and_one_last_line(lost, run):
-    said = SILENT.format(lost)
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (SILENT.format("1") + FATAL, "process 1 (bee) is gone: "),
+        (SILENT.format("1\n2") + FATAL, "process 1 (bee) and process 2 (cow) are gone: "),
+        (NO_COORDINATOR, "process 0 (ant) is gone: "),
+        (NOT_MET, "the processes did not all find each other in 300 seconds: "),
+        (FATAL + "words of another version", "another process is gone; start the same command again"),
+    ],
+)
+def test_an_abort_by_jax_becomes_exit_code_5_and_one_last_line(said, told, run):
     done = finish(run(f"sys.stderr.write({said!r}); sys.stderr.flush(); os.abort()"))
-    names = {"1": "process 1 (bee) is gone", "1\n2": "process 1 (bee) and process 2 (cow) are gone"}[lost]
     assert done.returncode == 5
     assert done.stderr.startswith(f"words\n{said}")
-    assert done.stderr.splitlines()[-1].startswith(f"peerdied: {names}: ")
+    assert done.stderr.splitlines()[-1].startswith(f"peerdied: {told}")
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])

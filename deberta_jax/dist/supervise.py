@@ -23,6 +23,8 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 REMEMBERED = 1 << 16  # characters of what the child said last
 # What the coordination service of jax says, in every version since 0.4 and in that of 0.10.
 _SILENT = re.compile(r"stopped sending heartbeats\)?:\s*\n(.*?)\n?The tasks have crashed", re.DOTALL)
+_FATAL = re.compile(r"JAX distributed service detected fatal errors")
+_NOT_MET = re.compile(r"DEADLINE_EXCEEDED.*RegisterTask", re.DOTALL)
 _NO_COORDINATOR = re.compile(r"Failed to send RPC to coordination service|leader task was preempted", re.IGNORECASE)
 
 
@@ -57,8 +59,8 @@ def supervise() -> None:
     code = process.wait()
     for number, handler in previous.items():
         signal.signal(number, handler)
-    if code == -signal.SIGABRT and (lost := lost_processes(said)):
-        raise PeerDied(_obituary(lost, _hosts(ours)))
+    if code == -signal.SIGABRT and _FATAL.search(said):
+        raise PeerDied(verdict(said, _hosts(ours)))
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (out of memory, or somebody's kill -9)" if code == -signal.SIGKILL else ""
@@ -81,7 +83,13 @@ def _numbers(block: str) -> Iterator[int]:
             yield int(numbers[-1])
 
 
-def _obituary(lost: list[int], hosts: list[str]) -> str:
+def verdict(said: str, hosts: list[str]) -> str:
+    """What jax's last words mean: who is gone, as far as they tell."""
+    lost = lost_processes(said)
+    if not lost and _NOT_MET.search(said):
+        return "the processes did not all find each other in 300 seconds: are all started, with the same address?"
+    if not lost:
+        return "another process is gone; start the same command again on every host"
     names = [f"process {number}" + (f" ({hosts[number]})" if number < len(hosts) else "") for number in lost]
     what = " and ".join(names) + (" is gone" if len(names) == 1 else " are gone")
     return f"{what}: its own last words say why; start the same command again on every host"
