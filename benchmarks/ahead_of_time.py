@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.config import Config
 from deberta_jax.objectives import Lexicon
+from deberta_jax.plan import compiler
 from deberta_jax.train import shapes
 from deberta_jax.train.build import build_run
 
@@ -44,14 +44,7 @@ class Move(NamedTuple):
 
 def devices(chip: str) -> list:
     """The devices, for a mesh, of the smallest slice with `chip`."""
-    return topology(CHIPS[chip])
-
-
-def topology(name: str, slices: int = 1) -> list:
-    """The devices, for a mesh, of so many slices, each a topology such as "v5e:4x4"."""
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # nobody is there to answer what machine this is
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several processes may share the TPU that is not there
-    return topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
+    return compiler.devices(CHIPS[chip])
 
 
 def lower_for(chip: str, function: Callable, *arguments: Any) -> jax.stages.Lowered:
@@ -77,15 +70,10 @@ def lower_step(chip: str, config: Config, length: int, count: int = 1) -> jax.st
 
 
 def compiled_text(lowered: jax.stages.Lowered) -> str:
-    """The optimised program, for `moves`.
-
-    It is what the compiler dumps, because `Compiled.as_text` fails where v5p and v6e gather beside the TensorCore
-    (jaxlib 0.10.2 does not know such instructions of libtpu 0.0.51).
-    """
+    """The optimised program, for `moves`, as the compiler dumps it (deberta_jax/plan/compiler.py says why)."""
     with tempfile.TemporaryDirectory() as folder:
-        lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
-        (path,) = Path(folder).glob("*.jit_*.after_optimizations_before_buffer_assignment.txt")
-        return path.read_text()
+        lowered.compile(compiler_options=compiler.options(folder))
+        return compiler.dumped(folder, compiler.DUMPS["program"])
 
 
 def moves(hlo: str) -> Iterator[Move]:

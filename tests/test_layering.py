@@ -22,6 +22,7 @@ MAY_IMPORT = {  # room of deberta_jax -> other rooms; errors may be imported by 
     "model": {"ops", "dist", "config"},
     "objectives": {"model", "ops", "dist", "config"},
     "train": {"objectives", "dist", "data", "tasks", "config", "tokenizers", "reports"},
+    "plan": {"train", "objectives", "dist", "data", "config"},
     "convert": {"model", "dist", "tokenizers", "config"},
 }
 MAY_IMPORT_EVERYTHING = {"tools", "__init__"}

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from benchmarks import ahead_of_time
 from deberta_jax.dist.mesh import make_mesh, mesh_sizes, slices_of
 from deberta_jax.errors import Refused
+from deberta_jax.plan import compiler
 
 
 def axes(data, fsdp, tensor):
@@ -86,7 +86,7 @@ def test_simulated_devices_are_one_slice():
 
 def chips(topology: str, slices: int = 1) -> list:
     """Devices that are not there."""
-    return ahead_of_time.topology(topology, slices)
+    return compiler.devices(topology, slices)
 
 
 def needs_libtpu(test):

@@ -1,0 +1,77 @@
+"""A modelled step time: what an operation computes or moves, at the vendor's figures; nothing is measured here."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from deberta_jax.plan.chips import Chip, Topology
+from deberta_jax.plan.collectives import Collective
+from deberta_jax.plan.work import Work
+
+ASSUMPTIONS = (
+    "operations run one after another; each takes the longer of its FLOPs at the chip's bfloat16 peak and its bytes at "
+    "the full bandwidth of the main memory; copies that the compiler starts ahead hide; what the vector unit computes "
+    "is free, so programs with little matrix work and our attention kernel come out too fast",
+    "the FLOPs of the attention kernel are counted from its shapes, the others from the compiled program",
+    "messages go round rings, over two links along each axis of the torus that a group spans, one where the axis does "
+    "not close; between slices over each chip's share of its host's network; starting one takes no time",
+    "asynchronous messages hide behind computation as far as it lasts; nothing runs beside the others",
+)
+
+
+class Estimate(NamedTuple):
+    """Seconds of one step."""
+
+    products: float  # all FLOPs at the peak
+    memory: float  # all bytes of the main memory at its bandwidth
+    operations: float  # one after another, each bound by one of the two; copies in the background
+    waiting: float  # messages that nothing runs beside
+    hidden: float  # messages that computation runs beside
+    between_slices: float  # of both kinds: the part over the data centre's network
+
+    @property
+    def step(self) -> float:
+        return self.waiting + max(self.operations, self.hidden)
+
+
+def estimate(work: Iterable[Work], messages: Iterable[Collective], topology: Topology) -> Estimate:
+    """Of a compiled step on the chips of `topology`; `axes` of the messages: 0 = slices, then those of the torus."""
+    chip = topology.chip
+    work, messages = list(work), list(messages)
+    times = [(each.overlapped, each.times * seconds(each, topology)) for each in messages]
+    memory = sum(each.times * each.bytes for each in work) / chip.hbm
+    limits = [
+        each.times * max(each.flops / chip.flops, each.bytes / chip.hbm) for each in work if not each.in_background
+    ]
+    return Estimate(
+        products=sum(each.times * each.flops for each in work) / chip.flops,
+        memory=memory,
+        operations=max(memory, sum(limits)),
+        waiting=sum(time for overlapped, time in times if not overlapped),
+        hidden=sum(time for overlapped, time in times if overlapped),
+        between_slices=sum(each.times * _between_slices(each, topology) for each in messages),
+    )
+
+
+def seconds(message: Collective, topology: Topology) -> float:
+    """One message, once."""
+    return _inside_slice(message, topology) + _between_slices(message, topology)
+
+
+def _inside_slice(message: Collective, topology: Topology) -> float:
+    chip = topology.chip
+    links = sum(links_along(chip, topology.shape[axis - 1]) for axis in message.axes if axis > 0)
+    return message.wire_bytes / (links * chip.link) if links else 0.0
+
+
+def links_along(chip: Chip, length: int) -> int:
+    """Links that a chip sends over along an axis of the torus; along a line the ends stop half of them."""
+    return 2 if length % chip.closes_at == 0 else 1
+
+
+def _between_slices(message: Collective, topology: Topology) -> float:
+    """Each chip of a slice sends its share of what the slice has gathered or added up."""
+    if 0 not in message.axes:
+        return 0.0
+    share = (topology.slices - 1) / topology.slices
+    sent = (2 if message.kind == "all-reduce" else 1) * share * message.bytes
+    return sent / max(1, message.group // topology.slices) / topology.chip.dcn
