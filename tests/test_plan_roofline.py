@@ -3,6 +3,7 @@ import pytest
 from deberta_jax.plan import roofline
 from deberta_jax.plan.chips import Chip, topology_of
 from deberta_jax.plan.collectives import Collective
+from deberta_jax.plan.kernels import Kernel
 from deberta_jax.plan.work import Work
 
 V5E = topology_of("v5e:16x16")  # 197 TFLOP/s, 819 GB/s, 50 GB/s a link and direction
@@ -13,7 +14,7 @@ def message(kind="all-reduce", size=1e9, group=256, axes=(1, 2), times=1, overla
 
 
 def test_an_operation_takes_the_longer_of_its_two_limits():
-    busy, moving = Work(197e9, 819_000, 1, False, "a"), Work(0.0, 819_000_000, 3, False, "b")
+    busy, moving = Work(197e9, 819_000, 1, False, None, "a"), Work(0.0, 819_000_000, 3, False, None, "b")
     found = roofline.estimate([busy, moving], [], V5E)
     assert found.products == pytest.approx(1e-3)
     assert found.memory == pytest.approx(3.001e-3)
@@ -21,7 +22,7 @@ def test_an_operation_takes_the_longer_of_its_two_limits():
 
 
 def test_copies_in_the_background_hide_until_the_memory_is_busy_all_the_time():
-    busy, copy = Work(197e9, 0, 1, False, "a"), Work(0.0, 819_000, 1, True, "b")
+    busy, copy = Work(197e9, 0, 1, False, None, "a"), Work(0.0, 819_000, 1, True, None, "b")
     assert roofline.estimate([busy, copy], [], V5E).operations == pytest.approx(1e-3)
     assert roofline.estimate([busy, copy._replace(times=5000)], [], V5E).operations == pytest.approx(5e-3)
 
@@ -53,7 +54,7 @@ def test_between_slices_each_chip_sends_its_share():
 
 
 def test_waiting_adds_and_hiding_does_not():
-    busy = Work(197e10, 0, 1, False, "a")  # 10 ms
+    busy = Work(197e10, 0, 1, False, None, "a")  # 10 ms
     beside, alone = message(overlapped=True), message(times=2)  # 9.96 ms, 19.9 ms
     found = roofline.estimate([busy], [beside, alone], V5E)
     assert found.hidden == pytest.approx(2 * 255 / 256 * 5e-3)
@@ -64,3 +65,9 @@ def test_waiting_adds_and_hiding_does_not():
 
 def test_every_chip_has_a_peak():
     assert Chip("TPU v5", 0, 0, 0, 3, 4, 0).flops == 459e12
+
+
+def test_a_kernel_takes_what_its_schedule_does():
+    kernel = Kernel("forward", 16 * 8, 512)
+    found = roofline.estimate([Work(1e9, 1000, 23, False, kernel, "k")], [], V5E)
+    assert found.operations == pytest.approx(23 * 16 * 8 * 4256 / 1.5e9)

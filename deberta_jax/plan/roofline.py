@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from deberta_jax.plan import kernels
 from deberta_jax.plan.chips import Chip, Topology
 from deberta_jax.plan.collectives import Collective
 from deberta_jax.plan.work import Work
@@ -10,8 +11,8 @@ from deberta_jax.plan.work import Work
 ASSUMPTIONS = (
     "operations run one after another; each takes the longer of its FLOPs at the chip's bfloat16 peak and its bytes at "
     "the full bandwidth of the main memory; copies that the compiler starts ahead hide; what the vector unit computes "
-    "is free, so programs with little matrix work and our attention kernel come out too fast",
-    "the FLOPs of the attention kernel are counted from its shapes, the others from the compiled program",
+    "is free, so a real step is slower",
+    "the attention kernel takes the cycles of the compiler's static schedule (python -m benchmarks.tpu_schedule)",
     "messages go round rings, over two links along each axis of the torus that a group spans, one where the axis does "
     "not close; between slices over each chip's share of its host's network; starting one takes no time",
     "asynchronous messages hide behind computation as far as it lasts; nothing runs beside the others",
@@ -39,17 +40,21 @@ def estimate(work: Iterable[Work], messages: Iterable[Collective], topology: Top
     work, messages = list(work), list(messages)
     times = [(each.overlapped, each.times * seconds(each, topology)) for each in messages]
     memory = sum(each.times * each.bytes for each in work) / chip.hbm
-    limits = [
-        each.times * max(each.flops / chip.flops, each.bytes / chip.hbm) for each in work if not each.in_background
-    ]
+    alone = sum(each.times * _limit(each, chip) for each in work if not each.in_background)
     return Estimate(
         products=sum(each.times * each.flops for each in work) / chip.flops,
         memory=memory,
-        operations=max(memory, sum(limits)),
+        operations=max(memory, alone),
         waiting=sum(time for overlapped, time in times if not overlapped),
         hidden=sum(time for overlapped, time in times if overlapped),
         between_slices=sum(each.times * _between_slices(each, topology) for each in messages),
     )
+
+
+def _limit(work: Work, chip: Chip) -> float:
+    """Seconds that an operation takes at least, once."""
+    scheduled = kernels.seconds(work.kernel, chip.kind) if work.kernel else 0.0
+    return max(work.flops / chip.flops, work.bytes / chip.hbm, scheduled)
 
 
 def seconds(message: Collective, topology: Topology) -> float:

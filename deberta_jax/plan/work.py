@@ -9,6 +9,7 @@ import numpy as np
 
 from deberta_jax.plan.collectives import is_message
 from deberta_jax.plan.hlo import Array, Instruction, Program, executions
+from deberta_jax.plan.kernels import Kernel
 
 # They move nothing themselves, or what they call is counted by itself.
 _FREE = {
@@ -20,6 +21,7 @@ _SLICES = ("dynamic-slice", "gather", "slice")
 _ALLOCATION = '"AllocateBuffer"'
 
 
+HEAD_SIZE = 64  # in all published models, and for the kernel
 _KERNEL = re.compile(r"deberta_attention_(forward|backward)\b")
 
 
@@ -30,6 +32,7 @@ class Work(NamedTuple):
     bytes: int  # read and written in the main memory, each time
     times: int  # in one run of the program
     in_background: bool  # a copy into or out of the chip that other operations run beside
+    kernel: Kernel | None
     name: str
 
 
@@ -46,7 +49,8 @@ def work(program: Program) -> list[Work]:
             if line.opcode in _FREE or is_message(program, line) or _ALLOCATION in line.attributes:
                 continue
             beside = copies or line.opcode == "copy-start"
-            found.append(Work(flops_of(program, lines, line), traffic(program, lines, line), times, beside, line.name))
+            amounts = flops_of(program, lines, line), traffic(program, lines, line)
+            found.append(Work(*amounts, times, beside, kernel_of(line), line.name))
     return [each for each in found if each.flops or each.bytes]
 
 
@@ -59,22 +63,30 @@ def flops_of(program: Program, lines: dict[str, Instruction], line: Instruction)
     if line.opcode == "fusion":
         inside = program.computations[line.called("calls")]
         return sum(flops_of(program, inside, each) for each in inside.values())
-    if line.opcode == "custom-call" and (kernel := _KERNEL.search(line.attributes)):
-        return _kernel_flops(kernel[1], lines, line)
-    return 0.0
+    kernel = kernel_of(line)
+    return _kernel_flops(kernel, lines, line) if kernel else 0.0
 
 
-def _kernel_flops(direction: str, lines: dict[str, Instruction], line: Instruction) -> float:
-    """Of our attention kernel, which the program calls by name: a product per pair of positions and term.
+def kernel_of(line: Instruction) -> Kernel | None:
+    """Our attention kernel, which the program calls by name."""
+    named = _KERNEL.search(line.attributes) if line.opcode == "custom-call" else None
+    if not named:
+        return None
+    rows, length, width = line.arrays[0].dims
+    return Kernel(named[1], rows * width // HEAD_SIZE, length)
+
+
+def _kernel_flops(kernel: Kernel, lines: dict[str, Instruction], line: Instruction) -> float:
+    """A product per pair of positions and term: the least it can do.
 
     Forward: scores, values and each position term. Backward: the scores and terms again, four gradients of queries,
     keys, values and probabilities, and two of each term.
     """
-    rows, length, width = line.arrays[0].dims
+    width = line.arrays[0].dims[-1]
     operands = [lines[name].arrays[0].dims for name in line.operands]
     terms = sum(len(dims) == 2 and dims[0] == width for dims in operands)
-    products = {"forward": 2 + terms, "backward": 5 + 3 * terms}[direction]
-    return 2.0 * products * rows * length**2 * width
+    products = {"forward": 2 + terms, "backward": 5 + 3 * terms}[kernel.direction]
+    return 2.0 * products * kernel.heads * kernel.length**2 * HEAD_SIZE
 
 
 def _dot_flops(line: Instruction, left: Array) -> float:
