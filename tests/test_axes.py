@@ -177,6 +177,6 @@ def test_rows_of_a_process_need_not_lie_together_nor_be_its_alone():
     assert (
         axes.rows_held(shared, 4, process=0).tolist() == axes.rows_held(shared, 4, process=1).tolist() == [0, 1, 2, 3]
     )
-    whole = Spread((0, slice(None)), (1, slice(None)))
+    whole = Spread((0, slice(None)), (1, slice(None)), (1, slice(None)))
     assert axes.rows_held(whole, 3, process=1).dtype == np.int32
     assert axes.rows_held(whole, 3, process=1).tolist() == [0, 1, 2]

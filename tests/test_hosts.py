@@ -38,7 +38,8 @@ def refuse(*numbers):
 def diverge():
     raise Diverged("at step 3")
 
-agree = hosts.Agreement()
+agree, ran = hosts.Agreement(), []
+hosts.by_lead(lambda: ran.append(me))
 wishes = [[], [2], [0, 1], [], [], [1], [1], []]
 print("FOUND " + json.dumps({{
     "several": hosts.several(),
@@ -52,6 +53,7 @@ print("FOUND " + json.dumps({{
     "one refused": told(lambda: hosts.together(lambda: refuse(2))),
     "two refused": told(lambda: hosts.together(lambda: refuse(1, 2))),
     "lead refused": told(lambda: hosts.together(lambda: refuse(0))),
+    "ran": ran,
     "agreed": [agree(me in wish) for wish in wishes],
 }}))
 """
@@ -97,6 +99,10 @@ def test_all_are_told_the_same(what, answer, found):
     assert [each[what] for each in found] == [answer] * COUNT
 
 
+def test_what_is_done_by_the_lead_is_done_once(found):
+    assert [each["ran"] for each in found] == [[0], [], []]
+
+
 def test_where_nobody_is_refused_each_has_its_own(found):
     assert [each["all well"] for each in found] == [0, 1, 2]
 
@@ -137,6 +143,7 @@ def test_one_by_itself_is_told_its_own_errors(function, kind):
 def test_hosts_with_the_same_fault_share_a_line():
     faults = ["", *["no rows"] * 6, "no config"]
     said = hosts._said([1, 2, 3, 4, 5, 6, 7], faults, [f"h{i}" for i in range(8)])
+    assert "odd" not in hosts._said([0, 1], ["no", "no"], ["h0", "h1"])
     assert said == (
         "process 1 (h1), 2 (h2), 3 (h3) and 3 more: no rows; process 7 (h7): no config; "
         "so it may be process 0 (h0) that is odd"

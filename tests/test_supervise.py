@@ -65,7 +65,8 @@ def run(tmp_path):
 
     def begin(action: str) -> subprocess.Popen:
         command = [sys.executable, str(program), action]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, process_group=0, **pipes)
 
     return begin
 
@@ -111,11 +112,26 @@ def test_a_signal_to_the_parent_reaches_the_child(number, run, tmp_path):
     assert finish(process).returncode == 75
 
 
+def test_ctrl_c_reaches_the_child_once(run, tmp_path):
+    """A terminal sends it to the whole group."""
+    ready = tmp_path / "ready"
+    process = run(
+        "heard = []; signal.signal(signal.SIGINT, lambda *_: heard.append(1)); "
+        f"open({str(ready)!r}, 'w').close(); "
+        "deadline = time.monotonic() + 30\n"
+        "while not heard and time.monotonic() < deadline: time.sleep(0.01)\n"
+        "time.sleep(0.5); print('heard', len(heard))"
+    )
+    wait_for(ready.exists, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process).stdout.splitlines()[-1] == "heard 1"
+
+
 def test_a_child_ends_with_its_parent(run):
-    process = run("time.sleep(60)")
+    process = run("time.sleep(600)")
     child = int(process.stdout.readline().split()[1])
     process.kill()
-    finish(process)
+    process.wait()
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:

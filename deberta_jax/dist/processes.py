@@ -42,7 +42,7 @@ def processes_of(flags: argparse.Namespace, environment: Mapping[str, str]) -> P
     if (address, count, number) == (None, None, None):
         found = cluster_of(environment)
         return Processes(None, None, None, flags.peer_timeout) if found else None
-    if count == 1 and address is None and number in (None, 0):
+    if count == 1 and number in (None, 0):
         return None
     if None in (address, count, number):
         raise Refused("--coordinator_address, --num_processes and --process_id belong together: give all three or none")
