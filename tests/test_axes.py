@@ -58,6 +58,19 @@ def test_constrain_places_an_activation_as_the_rules_say():
 
 
 @pytest.mark.parametrize(
+    ("rules", "sizes", "own"),
+    [("dp", (4, 2, 1), (1, 3, 8)), ("fsdp", (2, 4, 1), (4, 3, 2)), ("fsdp_tp", (2, 2, 2), (4, 3, 4))],
+)
+def test_what_is_looked_up_lies_as_its_table_does(rules, sizes, own):
+    x = jnp.arange(8 * 3 * 8.0).reshape(8, 3, 8)
+    assert axes.constrain_looked_up(x) is x
+    with jax.set_mesh(mesh_of(*sizes)), nn.logical_axis_rules(TABLES[rules]):
+        placed = jax.jit(axes.constrain_looked_up)(x)
+    assert placed.sharding.shard_shape(x.shape) == own
+    assert (placed == x).all()
+
+
+@pytest.mark.parametrize(
     ("rules", "sizes"), [("dp", (8, 1, 1)), ("dp", (4, 2, 1)), ("fsdp", (1, 8, 1)), ("fsdp_tp", (2, 2, 2))]
 )
 def test_the_tables_of_the_configs_pass(rules, sizes):

@@ -48,6 +48,20 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return nn.with_logical_constraint(x, names)
 
 
+def constrain_looked_up(x_ble: jax.Array) -> jax.Array:
+    """Rows [b, l, e] of a table, placed as a table whose "embed" is split gives them; outside a mesh, as they are.
+
+    On its way from there to ("batch", "length", "embed") a row of the batch meets the parts of its vectors: as much is
+    sent as a device keeps. Left open, the partitioner of jaxlib 0.10.2 gathers the whole batch on every device.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x_ble
+    rules = dict(nn.get_logical_axis_rules())
+    of_table = axes_of(rules["embed"])
+    others = tuple(axis for axis in axes_of(rules["act_batch"]) if axis not in of_table)
+    return jax.lax.with_sharding_constraint(x_ble, PartitionSpec(others or None, None, of_table or None))
+
+
 def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> None:
     """Raises Refused unless each logical axis has one rule, each rule names real axes, and no mesh axis idles."""
     names = [name for name, _ in rules]

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
-from deberta_jax.dist.axes import constrain, named
+from deberta_jax.dist.axes import constrain, constrain_looked_up, named
 from deberta_jax.errors import Refused
 from deberta_jax.model.attention import Chosen, DisentangledAttention, Memory
 from deberta_jax.model.layers import dense, layer_norm, weight_init
@@ -60,7 +60,7 @@ class Embeddings(nn.Module):
             x_ble += jnp.take(self.position, position_bl, axis=0)
         if cfg.type_vocab_size:
             x_ble += jnp.take(self.token_type, jnp.zeros_like(id_bl) if type_bl is None else type_bl, axis=0)
-        x_ble = self._projected(x_ble)
+        x_ble = self._projected(_looked_up(x_ble))
         if self.has_variable(PERTURBATION, "words"):
             x_ble = perturbed(x_ble, self.get_variable(PERTURBATION, "words"), cfg.layer_norm_eps)
         x_ble = self.norm(x_ble) * real_bl[..., None].astype(cfg.dtype)
@@ -76,12 +76,16 @@ class Embeddings(nn.Module):
 
         Projected where embedding_size differs from hidden_size; the released code fails there.
         """
-        return self._projected(jnp.take(self.position, position_bp, axis=0)).astype(self.cfg.dtype)
+        return self._projected(_looked_up(jnp.take(self.position, position_bp, axis=0))).astype(self.cfg.dtype)
 
     def _projected(self, x_ble: jax.Array) -> jax.Array:
         if self.cfg.embedding_width == self.cfg.hidden_size:
             return x_ble
         return constrain(self.projection(x_ble), "batch", "length", "embed")
+
+
+def _looked_up(x_ble: jax.Array) -> jax.Array:
+    return constrain(constrain_looked_up(x_ble), "batch", "length", "embed")
 
 
 class Block(nn.Module):
