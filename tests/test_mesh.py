@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from deberta_jax.dist.mesh import make_mesh, mesh_sizes, slices_of
+from deberta_jax.dist.mesh import abstract_mesh, make_mesh, mesh_sizes, slices_of
 from deberta_jax.errors import Refused
 from deberta_jax.plan import compiler
 
@@ -82,6 +82,13 @@ def test_sizes_that_do_not_fit_the_slices_are_refused(within, across, slices, sa
 def test_simulated_devices_are_one_slice():
     assert slices_of(jax.devices()) == 1
     assert make_mesh(axes(-1, 2, 1), dcn_axes=axes(-1, 1, 1)).devices.shape == (4, 2, 1)
+
+
+def test_a_mesh_of_devices_that_are_not_there_has_the_sizes_of_both():
+    mesh = abstract_mesh(axes(-1, 4, 2), 256, dcn_axes=axes(-1, 1, 1), slices=4)
+    assert dict(mesh.shape) == {"data": 32, "fsdp": 4, "tensor": 2}
+    with pytest.raises(Refused, match="10 devices cannot be 4 slices"):
+        abstract_mesh(axes(-1, 1, 1), 10, dcn_axes=axes(-1, 1, 1), slices=4)
 
 
 def chips(topology: str, slices: int = 1) -> list:

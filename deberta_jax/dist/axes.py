@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import Refused, nearest
 
@@ -62,7 +62,7 @@ def constrain_looked_up(x_ble: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_ble, PartitionSpec(others or None, None, of_table or None))
 
 
-def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh) -> None:
+def check_rules(rules: Sequence[tuple[str, Any]], mesh: Mesh | AbstractMesh) -> None:
     """Raises Refused unless each logical axis has one rule, each rule names real axes, and no mesh axis idles."""
     names = [name for name, _ in rules]
     for name in names:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from deberta_jax.errors import Refused
 
@@ -34,6 +34,15 @@ def make_mesh(axes: Axes, devices: Sequence[jax.Device] | None = None, *, dcn_ax
     else:
         grid = mesh_utils.create_hybrid_device_mesh(sizes, dcn_sizes, **arrange)
     return Mesh(grid, tuple(name for name, _ in axes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def abstract_mesh(axes: Axes, devices: int, *, dcn_axes: Axes = (), slices: int = 1) -> AbstractMesh:
+    """The mesh of so many devices, equally many of each slice, that are not there: for shapes and shardings."""
+    if devices % slices:
+        raise Refused(f"{devices} devices cannot be {slices} slices of one size")
+    sizes, dcn_sizes = mesh_sizes(axes, dcn_axes, devices, slices)
+    total = tuple(within * across for within, across in zip(sizes, dcn_sizes, strict=True))
+    return AbstractMesh(total, tuple(name for name, _ in axes), axis_types=(AxisType.Auto,) * len(total))
 
 
 def slices_of(devices: Sequence[jax.Device]) -> int:

@@ -4,21 +4,22 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.config import PRETRAINING, Config, ModelConfig, RunConfig
 from deberta_jax.data.batches import Share
 from deberta_jax.data.prepared import Manifest
 from deberta_jax.dist.axes import axes_of, batch_devices, batch_sharding, check_rules, rows_held
 from deberta_jax.dist.mesh import make_mesh
+from deberta_jax.dist.replication import check_replication
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import OBJECTIVES, Lexicon, Objective
-from deberta_jax.train.optimizer import named_leaves, optimizers_of
+from deberta_jax.train.optimizer import Optimizer, named_leaves, optimizers_of
 from deberta_jax.train.state import TrainState, abstract_state, fresh_state
 from deberta_jax.train.step import batch_gradients, make_train_step, step_key
 
@@ -133,8 +134,7 @@ def build_run(config: RunConfig, known: Lexicon | tuple[str, ...], devices: Sequ
     objective = OBJECTIVES[config.objective](config, known)
     optimizers = optimizers_of(config, objective.groups)
     step = make_train_step(objective, optimizers, seed=config.seed, micro_batches=config.micro_batches)
-    abstract = abstract_state(objective, optimizers, config.rules, mesh)
-    _check_splits(abstract)
+    abstract = _state_on(mesh, config, objective, optimizers)
     rows = batch_sharding(config.rules, mesh)
 
     def in_mesh(function: Callable, **jit_options: Any) -> InMesh:
@@ -155,6 +155,22 @@ def build_run(config: RunConfig, known: Lexicon | tuple[str, ...], devices: Sequ
         gradients=in_mesh(functools.partial(_gradients, objective, config)),
         predict=in_mesh(objective.predict, in_shardings=(placed.params, rows), out_shardings=whole),
     )
+
+
+def state_on(mesh: Mesh | AbstractMesh, config: RunConfig, known: Lexicon | tuple[str, ...]) -> TrainState:
+    """Shapes, dtypes and shardings of a run's state on a mesh, which may be of devices that are not there."""
+    check_rules(config.rules, mesh)
+    objective = OBJECTIVES[config.objective](config, known)
+    return _state_on(mesh, config, objective, optimizers_of(config, objective.groups))
+
+
+def _state_on(
+    mesh: Mesh | AbstractMesh, config: RunConfig, objective: Objective, optimizers: Mapping[str, Optimizer]
+) -> TrainState:
+    abstract = abstract_state(objective, optimizers, config.rules, mesh)
+    _check_splits(abstract)
+    check_replication(named_leaves(abstract.params), config.rules, mesh)
+    return abstract
 
 
 def _gradients(objective: Objective, config: RunConfig, params: Any, batch: dict, step: jax.Array) -> tuple:
