@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     source = flags.split_config_flags(argv).source
     from deberta_jax.plan import report  # imports jax: only now that the flags are right
 
-    plan = make_plan(_with_data(config, source, args.length), args)
+    plan = make_plan(with_data(config, source, args.length), args)
     plan |= {"command": ["python", "-m", "deberta_jax.tools.plan", *argv], "config": source, "versions": _versions()}
     print(report.text(plan))
     if args.json:
@@ -57,7 +57,7 @@ class Resolved(NamedTuple):
     vocabulary_from: str
 
 
-def _with_data(config: configs.Config, source: str, length: int | None) -> Resolved:
+def with_data(config: configs.Config, source: str, length: int | None) -> Resolved:
     """Vocabulary and length of data.paths where given; else the config's own or the published table, and --length."""
     from deberta_jax.data.prepared import read_manifest
     from deberta_jax.train.build import resolve, with_vocabulary

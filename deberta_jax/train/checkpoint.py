@@ -184,6 +184,12 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
         return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
 
+def contents(directory: Path, step: int) -> list[tuple[str, ocp.metadata.ArrayMetadata]]:
+    """("params/encoder/...", shape, dtype and sharding as saved) of each array of a saved state; reads no values."""
+    with _reader(directory) as manager:
+        return named_leaves(manager.item_metadata(step).state.tree)
+
+
 def restore(directory: Path, step: int, abstract: TrainState) -> TrainState:
     """The saved state, placed as `abstract` says. Raises Refused, naming a leaf, when names, shapes or types differ."""
     with _reader(directory) as manager:
