@@ -39,11 +39,11 @@ def step_at(rows: int) -> int:
 
 
 def _next(trials: list[Trial], low: int, high: int | None, room: int) -> int:
-    step = step_at(low)
-    least, most = low + step, 4 * low if high is None else high - 1
+    least, most = low + step_at(low), 4 * low if high is None else high - 1
     guess = line_meets(trials, room)
     if guess is None:
         guess = 2 * low if high is None else (low + high) // 2
+    step = step_at(guess)
     return max(least, min(guess // step * step, most))
 
 
