@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from deberta_jax.plan import collectives, hlo
 
-PLACES = np.array([(0, x, y) for x in range(4) for y in range(2)])  # slice 0, a torus of 4 x 2
+PLACES = np.array([(x, y) for x in range(4) for y in range(2)])  # a torus of 4 x 2
 NUMBERS = 32 * 64 // 8 * 4  # bytes of a device's part of a float32 [32, 64]
 TURNS = 3
 
@@ -18,12 +18,12 @@ def mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 
 
-def messages(mesh, of_device, places=PLACES) -> list[collectives.Collective]:
+def messages(mesh, of_device) -> list[collectives.Collective]:
     """Of `of_device`, which every device runs on its [8, 32] part."""
     spec = PartitionSpec("a", "b")
     whole = jax.shard_map(of_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     shape = jax.ShapeDtypeStruct((32, 64), jnp.float32, sharding=NamedSharding(mesh, spec))
-    return collectives.collectives(hlo.parse(jax.jit(whole).lower(shape).compile().as_text()), places)
+    return collectives.collectives(hlo.parse(jax.jit(whole).lower(shape).compile().as_text()), PLACES)
 
 
 def each_kind(x, _):
@@ -59,10 +59,7 @@ def test_bytes_on_the_wire_are_those_of_a_ring(mesh):
 
 def test_the_axes_that_a_group_spans(mesh):
     found = {each.kind: each.axes for each in messages(mesh, lambda x: each_kind(x, None)[0])}
-    assert (found["all-gather"], found["all-to-all"], found["all-reduce"]) == ((1,), (2,), (1, 2))
-    in_slices = np.array([(x // 2, x % 2, y) for x in range(4) for y in range(2)])
-    found = {each.kind: each.axes for each in messages(mesh, lambda x: each_kind(x, None)[0], in_slices)}
-    assert (found["all-gather"], found["all-to-all"]) == ((0, 1), (2,))
+    assert (found["all-gather"], found["all-to-all"], found["all-reduce"]) == ((0,), (1,), (0, 1))
 
 
 def test_the_partitioner_s_own_messages_are_found(mesh):
@@ -163,4 +160,30 @@ def test_what_only_exchanges_is_known_from_what_also_computes():
         "r2",
         "start.2",
         "done.2",
+    ]
+
+
+# How a slice of a pair sends what all slices add up, and what all gather.
+OF_A_PAIR = """HloModule jit_f
+
+ENTRY %main (x: f32[100]) -> f32[100] {
+  %x = f32[100]{0} parameter(0)
+  %token = token[] after-all()
+  %s = (f32[100]{0}, u32[], token[]) send(%x, %token), channel_id=3, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %t = (f32[100]{0}, u32[], token[]) send(%x, %token), channel_id=4, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}
+  %r = (f32[100]{0}, u32[], token[]) recv(%token), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %end = token[] send-done(%s), channel_id=3, is_host_transfer=true
+  ROOT %out = f32[100]{0} copy(%x)
+}
+"""
+
+
+def test_what_goes_to_other_slices_is_what_is_sent():
+    found = collectives.collectives(hlo.parse(OF_A_PAIR), PLACES, slices=2)
+    assert [(each.kind, each.bytes, each.wire_bytes, each.between_slices) for each in found] == [
+        ("all-reduce between slices", 400, 400, True),
+        ("all-gather between slices", 800, 400, True),
     ]

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -81,16 +82,18 @@ def test_the_search_starts_from_the_config_s_point_and_compiles_none_twice(plann
     assert found.bytes_per_row == 100
 
 
-def test_places_are_slice_and_coordinates_in_the_order_of_the_mesh():
-    class Device:
-        def __init__(self, place: int):
-            self.coords, self.slice_index = (place % 4, 0, 0), place // 4
+def test_places_are_the_coordinates_of_one_slice_in_the_order_of_the_mesh():
+    class Device(NamedTuple):
+        slice_index: int
+        coords: tuple[int, int, int]
+        platform: str = "tpu"
 
-    class Made:
-        def __init__(self, mesh):
-            self.mesh = mesh
+    class Made(NamedTuple):
+        mesh: Any
 
-    class Mesh:
-        devices = np.array([Device(place) for place in (5, 0, 3)], object)
+    class Devices(NamedTuple):
+        devices: np.ndarray
 
-    assert planning.places(Made(Mesh)).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 3, 0, 0]]
+    grid = np.empty(4, object)
+    grid[:] = [Device(1, (5, 0, 0)), Device(0, (1, 2, 0)), Device(1, (3, 1, 0)), Device(0, (0, 0, 0))]
+    assert planning.places(Made(Devices(grid))).tolist() == [[5, 0, 0], [3, 1, 0]]

@@ -12,9 +12,10 @@ from deberta_jax.plan.hlo import Instruction, Program, executions
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 _OPCODES = {kind + end: kind for kind in (*KINDS, "ragged-all-to-all") for end in ("", "-start")}
-_ENDS = tuple(kind + "-done" for kind in KINDS)
+_ENDS = ("send", "send-done", "recv", "recv-done", *(kind + "-done" for kind in KINDS))
 # What XLA for TPUs calls a fusion of an all-reduce and the slice of it that a device keeps: a reduce-scatter.
 _SCATTERING = "all-reduce-scatter"
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _START_AND_END = ("AsyncCollectiveStart", "AsyncCollectiveDone")
 _MEANWHILE = "async_collective_fusion"
 _EXPLICIT = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
@@ -31,7 +32,8 @@ class Collective(NamedTuple):
     kind: str  # of KINDS
     bytes: int  # of the larger side, a device's whole operand or result, each time
     group: int  # devices that exchange
-    axes: tuple[int, ...]  # of `places` along which the members of a group differ
+    axes: tuple[int, ...]  # of the torus along which the members of a group differ; () between slices
+    between_slices: bool
     times: int  # in one run of the program
     overlapped: bool  # computation goes on meanwhile
     name: str  # where it comes from: the op_name of JAX
@@ -40,7 +42,7 @@ class Collective(NamedTuple):
     def wire_bytes(self) -> float:
         """What a device sends, each time, when the group works as a ring."""
         share = (self.group - 1) / self.group
-        if self.kind == "all-reduce":
+        if self.kind.startswith("all-reduce"):
             return 2 * share * self.bytes
         return self.bytes if self.kind in ("collective-permute", "collective-broadcast") else share * self.bytes
 
@@ -66,9 +68,11 @@ def totals(found: Iterable[Collective]) -> dict[str, Total]:
     return dict(sorted(by_kind.items(), key=lambda entry: -entry[1].wire_bytes))
 
 
-def collectives(program: Program, places: np.ndarray) -> list[Collective]:
-    """The messages of `program`; `places` [devices, axes] has where each of its devices stands in the network.
+def collectives(program: Program, places: np.ndarray, slices: int = 1) -> list[Collective]:
+    """The messages of `program`, which is that of one slice, the others run the same.
 
+    `places` [devices, axes] has where each of its devices stands in the torus. What goes to the other slices is sent
+    through the host, to a runtime that combines it; the program says how, which is part of the kind.
     A start and its end count once, and so do the pieces of an asynchronous one on TPUs: the compiler writes it into
     the fusion that starts it, those that run meanwhile and the one that ends it.
     """
@@ -78,6 +82,8 @@ def collectives(program: Program, places: np.ndarray) -> list[Collective]:
             if line.opcode in _OPCODES:
                 overlapped = line.opcode.endswith("-start") or computation.startswith("async_computation")
                 found.append(_collective(line, _OPCODES[line.opcode], places, times, overlapped))
+            elif line.opcode == "send" and (operation := _BETWEEN_SLICES.search(line.attributes)):
+                found.append(_between_slices(line, operation[1], slices, times))
             elif line.opcode == "fusion":
                 for piece, inside in fused_collectives(program, line.called("calls")):
                     starts, continues = _asynchronous(program, inside)
@@ -124,9 +130,24 @@ def _collective(line: Instruction, kind: str, places: np.ndarray, times: int, ov
         bytes=payload(line, kind, groups.shape[1]),
         group=groups.shape[1],
         axes=tuple(int(axis) for axis in np.flatnonzero(differs)),
+        between_slices=False,
         times=times,
         overlapped=overlapped,
         name=name[1] if name else line.name,
+    )
+
+
+def _between_slices(line: Instruction, operation: str, slices: int, times: int) -> Collective:
+    sent, kind = line.arrays[0].bytes, operation.lower().replace("_", "-")
+    return Collective(
+        kind=f"{kind} between slices",
+        bytes=sent * slices if kind == "all-gather" else sent,
+        group=slices,
+        axes=(),
+        between_slices=True,
+        times=times,
+        overlapped=True,  # the end of it stands elsewhere in the program
+        name=line.name,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from deberta_jax.config import Config
 from deberta_jax.data.masking import predictions_per_row
 from deberta_jax.dist.axes import batch_devices
-from deberta_jax.dist.mesh import mesh_sizes
+from deberta_jax.dist.mesh import mesh_sizes, slices_of
 from deberta_jax.plan import buffers, collectives, compiler, hlo, roofline
 from deberta_jax.plan.chips import Topology
 from deberta_jax.plan.memory import bytes_per_device
@@ -98,7 +98,7 @@ class Planner:
         job = self.job._replace(config=with_rows(self.job.config, rows, self.parts))
         made = compiler.compiled(job, whole)
         program, assigned = hlo.parse(made.program), hlo.parse(made.assigned)
-        messages = collectives.collectives(program, places(self.run))
+        messages = collectives.collectives(program, places(self.run), self.topology.slices)
         modelled = roofline.estimate(work(assigned), messages, self.topology)
         needed = buffers.needed_bytes(made.usage)
         tokens = job.config.batch_size * job.length
@@ -150,10 +150,11 @@ def model_flops(config: Config, length: int, rows: int) -> float:
 
 
 def places(run: Run) -> np.ndarray:
-    """[devices, 1 + axes of the torus]: slice and coordinates of the mesh's devices, in its order."""
-    devices = run.mesh.devices.ravel()
-    slices = [device.slice_index if hasattr(device, "slice_index") else 0 for device in devices]
-    return np.array([(index, *device.coords) for index, device in zip(slices, devices, strict=True)])
+    """[devices, axes of the torus]: coordinates of the mesh's devices, in its order, those of one slice alone."""
+    devices = list(run.mesh.devices.ravel())
+    if slices_of(devices) > 1:
+        devices = [device for device in devices if device.slice_index == devices[0].slice_index]
+    return np.array([device.coords for device in devices])
 
 
 def parameter_count(run: Run) -> int:

@@ -64,7 +64,7 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
 def _messages(point: dict[str, Any]) -> Iterator[str]:
     yield "Collectives of a step, per chip: how many, their bytes, bytes that a chip sends round a ring"
     for kind, total in point["collectives"].items():
-        yield f"  {kind:20} {total['count']:6,} {_gib(total['bytes'])} {_gib(total['wire_bytes'])}"
+        yield f"  {kind:25} {total['count']:6,} {_gib(total['bytes'])} {_gib(total['wire_bytes'])}"
     if not point["collectives"]:
         yield "  none"
     if point["unknown_loops"]:

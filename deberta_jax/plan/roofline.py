@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(work: Iterable[Work], messages: Iterable[Collective], topology: Topology) -> Estimate:
-    """Of a compiled step on the chips of `topology`; `axes` of the messages: 0 = slices, then those of the torus."""
+    """Of a compiled step on the chips of `topology`."""
     chip = topology.chip
     work, messages = list(work), list(messages)
     times = [(each.overlapped, each.times * seconds(each, topology)) for each in messages]
@@ -47,7 +47,7 @@ def estimate(work: Iterable[Work], messages: Iterable[Collective], topology: Top
         operations=max(memory, alone),
         waiting=sum(time for overlapped, time in times if not overlapped),
         hidden=sum(time for overlapped, time in times if overlapped),
-        between_slices=sum(each.times * _between_slices(each, topology) for each in messages),
+        between_slices=sum(each.times * seconds(each, topology) for each in messages if each.between_slices),
     )
 
 
@@ -59,24 +59,12 @@ def _limit(work: Work, chip: Chip) -> float:
 
 def seconds(message: Collective, topology: Topology) -> float:
     """One message, once."""
-    return _inside_slice(message, topology) + _between_slices(message, topology)
-
-
-def _inside_slice(message: Collective, topology: Topology) -> float:
-    chip = topology.chip
-    links = sum(links_along(chip, topology.shape[axis - 1]) for axis in message.axes if axis > 0)
-    return message.wire_bytes / (links * chip.link) if links else 0.0
+    if message.between_slices:
+        return message.wire_bytes / topology.chip.dcn
+    links = sum(links_along(topology.chip, topology.shape[axis]) for axis in message.axes)
+    return message.wire_bytes / (links * topology.chip.link) if links else 0.0
 
 
 def links_along(chip: Chip, length: int) -> int:
     """Links that a chip sends over along an axis of the torus; along a line the ends stop half of them."""
     return 2 if length % chip.closes_at == 0 else 1
-
-
-def _between_slices(message: Collective, topology: Topology) -> float:
-    """Each chip of a slice sends its share of what the slice has gathered or added up."""
-    if 0 not in message.axes:
-        return 0.0
-    share = (topology.slices - 1) / topology.slices
-    sent = (2 if message.kind == "all-reduce" else 1) * share * message.bytes
-    return sent / max(1, message.group // topology.slices) / topology.chip.dcn
