@@ -57,6 +57,7 @@ def test_without_the_compiler_arithmetic_alone_and_it_says_so(tmp_path):
     [
         (["--topology=v5q:4x4"], "unknown chip"),
         (["--topology=v5e:4x4", "--config.data.paths=nowhere"], "nowhere"),
+        (["--topology=v5e:4x4", "--json=nowhere/plan.json"], "folder nowhere does not exist"),
         (["--topologie=v5e:4x4"], "did you mean '--topology'"),
     ],
 )

@@ -95,11 +95,13 @@ def compiled(job: Job, whole: bool) -> Compilation:
         process = context.Process(target=_compile, args=(job, folder, speaking))
         process.start()
         speaking.close()
-        while not (whole or _is_assigned(folder)) and not listening.poll(POLL_SECONDS):
-            pass
-        code = None if _is_assigned(folder) and not whole else _answer(listening)
-        process.kill()
-        process.join()
+        try:
+            while not (whole or _is_assigned(folder)) and not listening.poll(POLL_SECONDS):
+                pass
+            code = None if _is_assigned(folder) and not whole else _answer(listening)
+        finally:
+            process.kill()
+            process.join()
         fits = bool(list(Path(folder).glob(f"*.{_FITS}")))
         texts = {name: dumped(folder, ending) for name, ending in DUMPS.items()}
     return Compilation(time.perf_counter() - start, fits, code, **texts)

@@ -28,6 +28,8 @@ def main(argv: list[str]) -> None:
     config = configs.build(loaded.config)
     if not isinstance(config, configs.Config):
         raise errors.Refused(f"objective {config.objective!r}: plans are made for pretraining, mlm and rtd")
+    if args.json and not args.json.parent.is_dir():  # now, not after minutes of compiling
+        raise errors.Refused(f"--json={args.json}: the folder {args.json.parent} does not exist")
     source = flags.split_config_flags(argv).source
     from deberta_jax.plan import report  # imports jax: only now that the flags are right
 
@@ -145,7 +147,7 @@ def _advice(plan: dict[str, Any]) -> str:
     """What to change, the cheapest first."""
     advice = {"none": ["--config.model.remat=dots (or full)"], "dots": ["--config.model.remat=full"], "full": []}
     found = advice[plan["remat"]] + ["more --config.micro_batches"]
-    if plan["mesh"].get("fsdp", 1) == 1:
+    if all(size == 1 for axis, size in plan["mesh"].items() if axis == "fsdp"):
         found.append("rules that split the parameters (:SIZE,fsdp with a mesh whose fsdp is larger than 1)")
     return "try " + ", ".join(found)
 
