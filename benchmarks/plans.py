@@ -51,11 +51,11 @@ class Case(NamedTuple):
 
 CASES = [
     Case("v3_large", "mlm", "v5e", "dp", 32),
-    Case("v3_large", "rtd", "v5e", "fsdp", 32),
-    Case("v3_base", "mlm", "v5e", "dp", 80),
+    Case("v3_large", "rtd", "v5e", "fsdp", 56),
+    Case("v3_base", "mlm", "v5e", "dp", 96),
     Case("v2_xxlarge", "mlm", "v5e", "fsdp", 16),
-    Case("v3_large", "mlm", "v5p", "dp", 320),
-    Case("v3_large", "rtd", "v5p", "dp", 192),
+    Case("v3_large", "mlm", "v5p", "dp", 304),
+    Case("v3_large", "rtd", "v5p", "dp", 304),
     Case("v3_base", "mlm", "v5p", "dp", 640),
     Case("v2_xxlarge", "mlm", "v5p", "fsdp", 128),
 ]

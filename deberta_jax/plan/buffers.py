@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from deberta_jax.plan.hlo import Program
 
-_TOTAL = re.compile(r"^Memory Space: default \(color=0\)\nTotal bytes: (\d+)", re.MULTILINE)
-_ALLOCATION = re.compile(r"^allocation (?P<number>\d+): size \d+,(?P<color> color \d+,)? page \d+, (?P<what>[\w-]+)")
+_ALLOCATION = re.compile(
+    r"^allocation (?P<number>\d+): size (?P<size>\d+),(?P<color> color \d+,)? page \d+, (?P<what>[\w-]+)"
+)
 _VALUE = re.compile(
     r"^ value: <\d+ (?P<name>[^{ ]+)(?:\{[\d,]*\})? @\d+> \(size=(?P<size>\d+),offset=(?P<offset>\d+)\): (?P<shape>\S+)"
 )
-_NOT_MEMORY = "thread-local"
 
 
 class Buffer(NamedTuple):
@@ -23,12 +23,15 @@ class Buffer(NamedTuple):
     arrays: int  # that lie there one after another
 
 
-def needed_bytes(report: str) -> int:
-    """Main memory for arguments, results and temporaries, from the dumped memory-usage-report."""
-    found = _TOTAL.search(report)
-    if not found:
-        raise ValueError(f"no total of the main memory in {report[:200]!r}")
-    return int(found[1])
+def needed_bytes(assignment: str) -> int:
+    """Main memory for arguments, results, temporaries and constants, from a dumped buffer assignment."""
+    heads = [_ALLOCATION.match(line) for line in assignment.partition("Used values:")[0].splitlines()]
+    return sum(int(head["size"]) for head in heads if head and _in_memory(head))
+
+
+def _in_memory(head: re.Match) -> bool:
+    """Not of another memory (a color), and no scratch of an operation, which the compiler lists but never allocates."""
+    return head["color"] is None and head["what"] != "thread-local"
 
 
 def largest(assignment: str, program: Program, count: int) -> list[Buffer]:
@@ -41,7 +44,7 @@ def largest(assignment: str, program: Program, count: int) -> list[Buffer]:
             break
         if head := _ALLOCATION.match(line):
             number, what = head["number"], head["what"]
-            skip = head["color"] is not None or what == _NOT_MEMORY
+            skip = not _in_memory(head)
         elif not skip and (value := _VALUE.match(line)):
             place = number, int(value["offset"])
             residents[place] = residents.get(place, 0) + 1

@@ -35,7 +35,6 @@ DUMPS = {
     "program": "after_optimizations_before_buffer_assignment.txt",
     "assigned": "after_optimizations.txt",
     "buffers": "after_optimizations-buffer-assignment.txt",
-    "usage": "after_optimizations-memory-usage-report.txt",
 }
 
 
@@ -62,7 +61,6 @@ class Compilation(NamedTuple):
     program: str  # optimised HLO before memory is assigned
     assigned: str  # and with it
     buffers: str  # buffer assignment
-    usage: str  # memory-usage report
 
 
 def is_installed() -> bool:

@@ -100,7 +100,7 @@ class Planner:
         program, assigned = hlo.parse(made.program), hlo.parse(made.assigned)
         messages = collectives.collectives(program, places(self.run), self.topology.slices)
         modelled = roofline.estimate(work(assigned), messages, self.topology)
-        needed = buffers.needed_bytes(made.usage)
+        needed = buffers.needed_bytes(made.buffers)
         tokens = job.config.batch_size * job.length
         useful = model_flops(job.config, job.length, rows) * tokens / self.topology.chips
         return Point(
