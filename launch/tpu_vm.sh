@@ -2,7 +2,7 @@
 # Trains on a Cloud TPU slice: asks for it, pushes this commit, installs it, runs train.py on every host, and begins
 # again by itself when the slice is preempted or a host dies.
 #
-#   TYPE=v5litepod-256 DATA=gs://bucket/data launch/tpu_vm.sh run NAME --config=configs/rtd.py:v3_large,fsdp \
+#   TYPE=v5litepod-256 DATA=gs://bucket/data launch/tpu_vm.sh run NAME --config=configs/rtd.py:v3_large \
 #       --config.data.paths="('data/rows',)" --workdir=gs://bucket/runs/large
 #   launch/tpu_vm.sh status NAME         the slice, and how train.py ended on each host
 #   launch/tpu_vm.sh logs NAME [HOST]    follows the output of a host (0)

@@ -1,5 +1,6 @@
 """The launch scripts against a cloud and a Slurm of shell scripts, which run what they are told on made-up hosts."""
 
+import math
 import os
 import re
 import signal
@@ -211,7 +212,7 @@ def test_a_run_that_never_lives_is_given_up(cloud):
 
 
 def test_a_second_start_finds_the_run_and_stop_ends_it_for_good(cloud):
-    cloud.plays(*both("until-told", "0"))
+    cloud.plays(*both("until-told", "75", "0"))
     first = cloud.start("run", "pod", *FLAGS)
     cloud.until("running")
     first.send_signal(signal.SIGINT)  # whoever watches goes home
@@ -225,8 +226,8 @@ def test_a_second_start_finds_the_run_and_stop_ends_it_for_good(cloud):
     out, _ = second.communicate(timeout=TIMEOUT)
     assert (ended, second.returncode) == (0, 75), said + out
     assert cloud.runs() == [1] * HOSTS
-    assert cloud.train()[0] == 0  # told again, it goes on
-    assert cloud.runs() == [2] * HOSTS
+    assert cloud.train()[0] == 0  # told to run, it goes on, and is started again as ever
+    assert cloud.runs() == [3] * HOSTS
 
 
 def test_only_a_commit_runs_and_mistakes_are_told_before_anything_is_asked_for(cloud):
@@ -341,13 +342,16 @@ def test_a_misspelt_key_of_a_manifest_is_found(path):
     assert not fits_the_schema(manifest)
 
 
-def test_the_manifest_counts_hosts_and_chips_and_restarts_what_the_scripts_restart(jobset):
+def test_the_manifest_counts_hosts_and_chips_and_restarts_what_the_scripts_restart(jobset, monkeypatch):
+    monkeypatch.chdir(ROOT)
     (slices,) = jobset["spec"]["replicatedJobs"]
     job, pod = slices["template"]["spec"], slices["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     chips = container["resources"]["limits"]["google.com/tpu"]
     assert job["completions"] == job["parallelism"] == rows * columns // chips
+    mesh = train.parse(container["args"])[0].config.mesh
+    assert math.prod(size for _, size in mesh) == rows * columns
     assert (pod["restartPolicy"], job["backoffLimit"]) == ("Never", 0)  # what a pod failure policy asks for
     (fatal,) = job["podFailurePolicy"]["rules"]
     assert (fatal["action"], fatal["onExitCodes"]["containerName"]) == ("FailJob", container["name"])
