@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
 
 from deberta_jax import config as configs
 from deberta_jax.config import Config
@@ -123,12 +125,7 @@ def start(
     simulated = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": f"{FAST_TO_COMPILE} {simulated}"} | environment
     if cache is not None:
-        environment |= {
-            "JAX_ENABLE_COMPILATION_CACHE": "true",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+        environment |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(cache)}
     return subprocess.Popen(
         [sys.executable, program, *flags],
         cwd=ROOT,
@@ -162,3 +159,20 @@ def metrics(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without the times."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def arrays(directory: Path, step: int) -> dict:
+    """Everything of a step of a folder of checkpoints, as it is on disk: parameters, optimizer state, counters."""
+    path = (directory / str(step) / "state").absolute()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        names = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def assert_same_run(workdir: Path, other: Path, step: int) -> None:
+    """Bit for bit the same parameters, optimizer state and logged numbers."""
+    found, wanted = (arrays(run / CHECKPOINTS, step) for run in (workdir, other))
+    assert found.keys() == {"params", "opt_state", "step", "skipped"}
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert metrics(workdir) == metrics(other)

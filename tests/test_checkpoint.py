@@ -257,7 +257,7 @@ def test_a_step_that_is_there_already_is_not_written_again(checkpoints):
     assert checkpoint.newest_good(checkpoints) == 6
 
 
-def test_a_save_that_fails_is_raised_once_by_its_name_and_the_one_before_is_kept(tmp_path, capfd):
+def test_a_save_that_fails_is_raised_once_by_its_name_and_the_one_before_is_kept(tmp_path):
     directory = tmp_path / "checkpoints"
     saves = Checkpoints(directory, EVERY_3, Clock())
     saves.save(3, state_at(3), META)
@@ -268,7 +268,6 @@ def test_a_save_that_fails_is_raised_once_by_its_name_and_the_one_before_is_kept
             saves.wait()
     with pytest.raises(Failed, match="checkpoint .*/checkpoints/6 was not saved: File too large"):
         saves.__exit__()  # which Orbax fails too
-    assert capfd.readouterr().err == ""
     assert checkpoint.newest_good(directory) == 3
     assert {path.name for path in directory.iterdir()} == {"3", "6" + ocp.utils.TMP_DIR_SUFFIX}
     checkpoint.set_aside(directory, after=3)  # as the next start does

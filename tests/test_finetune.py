@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 import eval as eval_command
@@ -16,7 +15,7 @@ from deberta_jax.tools import convert
 from deberta_jax.train import checkpoint
 from deberta_jax.train.finetune import scores_until
 from deberta_jax.train.selection import Selection
-from runs import ROOT, finish, metrics
+from runs import ROOT, arrays, finish, metrics
 from task_files import EXAMPLES, KINDS, task_flags, write_task
 
 pytestmark = [pytest.mark.two_process, pytest.mark.slow]
@@ -125,15 +124,6 @@ def assert_same_checkpoints(directory: Path, other: Path) -> None:
     for step in checkpoint.steps_in(directory):
         found, wanted = arrays(directory, step), arrays(other, step)
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
-
-
-def arrays(directory: Path, step: int) -> dict:
-    """Everything of a step, as it is on disk."""
-    path = (directory / str(step) / "state").absolute()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        names = reader.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
-        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def test_killed_and_run_again_it_equals_the_run_that_was_left_alone(launch, folders, spm_dir, tmp_path):

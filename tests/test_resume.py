@@ -4,38 +4,18 @@ import json
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from deberta_jax.train import checkpoint
 from deberta_jax.train.loop import last_evaluated
-from runs import finish, metrics, start, tiny_flags, tiny_pair_flags, wait_for
+from kill_often import Target, caching, finish_run, kill_often, saving, sealing
+from runs import arrays, assert_same_run, finish, start, tiny_flags, tiny_pair_flags
 
 pytestmark = [pytest.mark.two_process, pytest.mark.slow]
 STEPS = 24  # of the runs that are stopped more than once
-
-
-def arrays(workdir: Path, step: int) -> dict:
-    """Parameters, optimizer state and counters of a step, as they are on disk."""
-    path = (workdir / "checkpoints" / str(step) / "state").absolute()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        names = reader.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
-        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-
-
-def assert_same_run(workdir: Path, other: Path, step: int) -> None:
-    """Bit for bit the same parameters, optimizer state and logged numbers."""
-    found, wanted = arrays(workdir, step), arrays(other, step)
-    assert found.keys() == {"params", "opt_state", "step", "skipped"}
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)
-    assert metrics(workdir) == metrics(other)
 
 
 def examples(notes: Path) -> list[list[int]]:
@@ -78,7 +58,7 @@ def test_a_pair_that_is_killed_or_stopped_and_run_again_equals_the_one_left_alon
     """Both models, the optimizers of both (their learning rates differ), dropout and draws of both."""
     whole = finish(troubled("whole", "SIGTERM", "never", **PAIR))
     assert whole.returncode == 0, whole.stderr
-    assert arrays(tmp_path / "whole", 6)["opt_state"].keys() == {"generator", "discriminator"}
+    assert arrays(tmp_path / "whole" / "checkpoints", 6)["opt_state"].keys() == {"generator", "discriminator"}
     for workdir, name, moment, ends, step in [
         ("killed", "SIGKILL", "saved:3", -signal.SIGKILL, 3),
         ("stopped", "SIGTERM", "training", 75, None),
@@ -124,23 +104,11 @@ def test_a_signal_at_any_moment_saves_and_the_next_start_goes_on(troubled, left_
     assert_same_run(tmp_path / "run", left_alone, STEPS)
 
 
-def test_killed_at_random_instants_each_restart_goes_on(launch, prepared, left_alone, tmp_path):
-    workdir, chance = tmp_path / "run", random.Random(0)
-    command = ["train.py", *tiny_flags(prepared, steps=STEPS), f"--workdir={workdir}"]
-
-    def newest() -> int:
-        sealed = (workdir / "checkpoints").glob(f"[0-9]*/{checkpoint.DIGEST}")
-        return max((int(path.parent.name) for path in sealed), default=0)
-
-    for _ in range(2):
-        before = newest()
-        process = launch(*command)
-        wait_for(lambda before=before: newest() > before, process)
-        time.sleep(chance.uniform(0, 0.3))
-        process.kill()
-        killed = finish(process)
-        assert killed.returncode in (-signal.SIGKILL, 0)
-        assert (f"at step {before}" in killed.stderr) == (before > 0), killed.stderr
-    done = finish(launch(*command))
-    assert done.returncode == 0, done.stderr
-    assert_same_run(workdir, left_alone, STEPS)
+def test_killed_at_delicate_instants_each_restart_goes_on(launch, prepared, left_alone, tmp_path):
+    """`python tests/kill_often.py --kills=50` does it longer."""
+    cache = launch.keywords["cache"]
+    target = Target(tiny_flags(prepared, steps=STEPS), tmp_path / "run", cache, random.Random(0))
+    fell = kill_often(target, [saving, caching, sealing])
+    assert fell.total() == 3
+    finish_run(target)
+    assert_same_run(tmp_path / "run", left_alone, STEPS)

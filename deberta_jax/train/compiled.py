@@ -17,6 +17,7 @@ import jax
 import zstandard
 
 LARGEST = 2 << 30  # bytes that are kept; the step of a large model takes some ten million
+FOLDER = "deberta_jax"  # in the user's cache folder
 CHECKED = "checked"  # its time is that of the last check: an entry is written once
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def keep_compiled() -> None:
 def user_folder() -> Path:
     """$XDG_CACHE_HOME/deberta_jax, or ~/.cache/deberta_jax. Raises RuntimeError where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "deberta_jax"
+    return (Path(base) if base else Path.home() / ".cache") / FOLDER
 
 
 def tidy(folder: Path, largest: int) -> None:
