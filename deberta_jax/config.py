@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from deberta_jax.errors import Refused, nearest
+from deberta_jax.errors import Refused, nearest, refuse_remote
 
 PRETRAINING = ("mlm", "rtd")  # objectives
 KINDS = ("classification", "regression", "multiple_choice", "tagging", "span")  # objectives of fine-tuning
@@ -216,6 +216,8 @@ class DataConfig:
     read_threads: int  # threads that read and mask rows
 
     def __post_init__(self):
+        for path in self.paths:
+            refuse_remote("data.paths", path)
         require(
             not self.weights or len(self.weights) == len(self.paths),
             f"data.weights has {len(self.weights)} entries for {len(self.paths)} data.paths",
@@ -316,6 +318,8 @@ class EvalConfig:
     samples: int  # masked positions shown with their best predictions
 
     def __post_init__(self):
+        for path in self.paths:
+            refuse_remote("eval.paths", path)
         require(self.batch_size > 0, f"eval.batch_size must be positive, got {self.batch_size}")
         for name in ("every", "max_rows", "samples"):
             require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
@@ -386,6 +390,10 @@ class TaskDataConfig:
     read_threads: int
 
     def __post_init__(self):
+        for name, path in {"dir": self.dir, "train": self.train, "tokenizer": self.tokenizer}.items():
+            refuse_remote(f"data.{name}", path)
+        for path in self.validation:
+            refuse_remote("data.validation", path)
         require(bool(self.dir), "data.dir is empty: name the folder of the task's files")
         require(bool(self.train), "data.train is empty: name a split of the task or a file")
         for name in ("max_train", "stride", "max_query"):

@@ -59,6 +59,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+def refuse_remote(name: str, path: str) -> None:
+    """Raises Refused where `name`, a key or a flag, says that data lie in a bucket: data are read as files."""
+    if "://" in path:
+        raise Refused(f"{name}: {in_a_bucket(path)}")
+
+
+def in_a_bucket(path: str) -> str:
+    """What to do about data there."""
+    return f"{path} is a bucket, data are files: mount it (gcsfuse) or copy it, and name that folder"
+
+
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """Calls `main(argv)`; a RunError and a full disk become one line on standard error and an exit code."""
     try:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from deberta_jax.errors import Refused, nearest
+from deberta_jax.errors import Refused, in_a_bucket, nearest
 
 
 class Arguments(argparse.ArgumentParser):
@@ -44,6 +44,13 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise Refused(message)
+
+
+def local_path(text: str) -> Path:
+    """An argparse type: a file or folder of this machine, mounted or its own."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(in_a_bucket(text))
+    return Path(text)
 
 
 def whole_number(text: str) -> int:

@@ -227,6 +227,12 @@ def test_a_missing_key_is_refused_by_name(values, path):
         ("data.mask.mask_share", -0.1, "must lie in [0, 1]"),
         ("data.mask.unit", "words", "data.mask.unit must be one of token, word"),
         ("data.mask.max_ngram", 0, "data.mask.max_ngram must be at least 1"),
+        (
+            "data.paths",
+            ("gs://b/rows",),
+            "data.paths: gs://b/rows is a bucket, data are files: mount it (gcsfuse) or copy",
+        ),
+        ("eval.paths", ("rows", "gs://b/e"), "eval.paths: gs://b/e is a bucket, data are files: mount it"),
         ("data.weights", (1.0, 2.0), "data.weights has 2 entries for 1 data.paths"),
         ("data.weights", (0.0,), "data.weights must be positive"),
         ("data.read_threads", 0, "data.read_threads must be at least 1"),

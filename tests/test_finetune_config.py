@@ -99,6 +99,14 @@ def test_a_config_json_from_before_there_was_sift_still_builds(values):
 REFUSED = [
     ("objective", "clasification", "objective must be one of mlm, rtd, classification, regression, multiple_choice"),
     ("objective", "clasification", "got 'clasification', did you mean 'classification'"),
+    (
+        "data.dir",
+        "gs://bucket/RTE",
+        "data.dir: gs://bucket/RTE is a bucket, data are files: mount it (gcsfuse) or copy",
+    ),
+    ("data.train", "gs://b/a.tsv", "data.train: gs://b/a.tsv is a bucket, data are files"),
+    ("data.validation", ("gs://b/a.tsv",), "data.validation: gs://b/a.tsv is a bucket, data are files"),
+    ("data.tokenizer", "gs://b/spm", "data.tokenizer: gs://b/spm is a bucket, data are files"),
     ("objective", 3, "objective expects str, got 3"),
     ("objective", "mlm", "config has no key"),
     ("batch_size", 0, "batch_size must be positive, got 0"),

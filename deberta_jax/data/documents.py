@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 
 from deberta_jax.data.builtin import builtin_pages, standard_library
-from deberta_jax.errors import Refused, nearest
+from deberta_jax.errors import Refused, nearest, refuse_remote
 
 COMPRESSIONS = {"": None, ".gz": "gzip", ".zst": "zstd"}  # extension -> name in pyarrow
 LONGEST_BLOCK = 1 << 20  # characters; a longer block of text is cut after the line that reaches it
@@ -51,6 +51,7 @@ def source_files(source: str) -> list[Path]:
     """The files of a glob, sorted; none for sources that are not files. Raises Refused when nothing matches."""
     if source == "builtin" or source.startswith("tfds:"):
         return []
+    refuse_remote("--input", source)
     if Path(source).is_dir():
         raise Refused(f"--input={source} is a directory: say which files, as {source.rstrip('/')}/*.txt")
     files = sorted(path for path in map(Path, glob.glob(source, recursive=True)) if path.is_file())

@@ -8,11 +8,10 @@ python -m deberta_jax.tools.prepare --input='text/*.txt' --tokenizer=tokenizer -
 
 import os
 import sys
-from pathlib import Path
 
 from deberta_jax import errors
 from deberta_jax.data.prepare import Job, Prepared, prepare
-from deberta_jax.flags import Arguments, whole_number
+from deberta_jax.flags import Arguments, local_path, whole_number
 
 
 def main(argv: list[str]) -> None:
@@ -42,13 +41,13 @@ def _parser() -> Arguments:
     parser.add_argument(
         "--one_per_line", action="store_true", help="a document is a line, not a block between blank ones"
     )
-    parser.add_argument("--tokenizer", required=True, type=Path, help="directory with spm.model, or a .model file")
+    parser.add_argument("--tokenizer", required=True, type=local_path, help="directory of one, or a .model file")
     parser.add_argument("--length", required=True, type=whole_number, help="tokens in a row")
     parser.add_argument("--holdout", default="0.5%", type=share, help="share of the documents kept for evaluation")
     parser.add_argument("--shard", default="0/1", type=part, help="i/n: this machine does part i of n")
     parser.add_argument("--processes", default=os.cpu_count(), type=whole_number, help="the result is the same for any")
     parser.add_argument("--unit_mb", default=16.0, type=float, help="million characters of text in a shard")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=local_path)
     return parser
 
 

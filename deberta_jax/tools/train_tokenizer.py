@@ -15,7 +15,7 @@ from tqdm import tqdm
 from deberta_jax import errors
 from deberta_jax.data.documents import read_documents, source_files
 from deberta_jax.data.prepared import canonical_json
-from deberta_jax.flags import Arguments, whole_number
+from deberta_jax.flags import Arguments, local_path, whole_number
 from deberta_jax.tokenizers.spm import SentencePieceTokenizer
 from deberta_jax.tokenizers.train import train_unigram
 
@@ -42,7 +42,7 @@ def _parser() -> Arguments:
     parser.add_argument("--byte_fallback", action="store_true", help="unknown characters become bytes, not [UNK]")
     parser.add_argument("--character_coverage", default=0.9995, type=float, help="share of the text's characters known")
     parser.add_argument("--max_sentences", default=2_000_000, type=whole_number, help="sampled from all; 0 = all")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=local_path)
     return parser
 
 
