@@ -99,11 +99,10 @@ def _named(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        number = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(number[1])) if number else str(error)
-        raise Failed(
-            f"checkpoint {directory} was not saved: {reason}; run the same command to go on once it can be"
-        ) from error
+        number = re.search(r"os_error_code='(\d+)'|\[Errno (\d+)\]", str(error))
+        reason = os.strerror(int(number[1] or number[2])) if number else str(error)
+        remedy = "run the same command to go on once it can be"
+        raise Failed(f"checkpoint {directory} was not saved: {reason}; {remedy}") from error
 
 
 def seal(directory: Path) -> None:
