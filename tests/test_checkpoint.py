@@ -273,9 +273,7 @@ def test_a_save_that_fails_is_raised_once_by_its_name_and_the_one_before_is_kept
     assert {path.name for path in directory.iterdir()} == {"3", "6" + ocp.utils.TMP_DIR_SUFFIX}
     deadline = time.monotonic() + 60
     while {path.name for path in directory.iterdir()} != {"3"}:
-        checkpoint.set_aside(
-            directory, after=3
-        )  # as the next start does; threads of the failed save still write
+        checkpoint.set_aside(directory, after=3)  # as the next start does; threads of the failed save still write
         assert time.monotonic() < deadline
 
 

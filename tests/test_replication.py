@@ -46,7 +46,8 @@ def test_a_little_may_be_whole():
     replication.check_replication(LEAVES, meshes.fsdp_tp, MESH)
 
 
-def test_more_is_refused_by_name_the_largest_first():
+def test_more_is_refused_by_name_the_largest_first(monkeypatch):
+    monkeypatch.setattr(replication, "SMALL", 0)
     leaves = [*LEAVES, ("table", leaf((5, 3))), *((f"small{number}", leaf((1,))) for number in range(9))]
     with pytest.raises(Refused) as refusal:
         replication.check_replication(leaves, meshes.fsdp_tp, MESH)
@@ -55,6 +56,13 @@ def test_more_is_refused_by_name_the_largest_first():
         refusal.value
     )
     assert "small2" not in str(refusal.value)
+
+
+def test_of_a_small_model_a_larger_share_may_be_whole():
+    split = ("split", leaf((4, 1 << 16), None, "fsdp"))
+    replication.check_replication([split, ("whole", leaf((1 << 14,)))], meshes.fsdp_tp, MESH)  # 64 KiB, 6 %
+    with pytest.raises(Refused, match="5.9% of"):
+        replication.check_replication([split, ("whole", leaf(((1 << 14) + 1,)))], meshes.fsdp_tp, MESH)
 
 
 @pytest.mark.parametrize(("rules", "sizes"), [(meshes.dp, (2, 4, 2)), (meshes.fsdp, (16, 1, 1))])
@@ -68,6 +76,7 @@ def test_no_run_starts_with_much_of_it_whole(monkeypatch):
     config = dataclasses.replace(tiny_config(), mesh=mesh, rules=meshes.fsdp)
     build_run(config, LEXICON)
     monkeypatch.setattr(replication, "MOST", 0.01)
+    monkeypatch.setattr(replication, "SMALL", 0)
     for state_of in (lambda: build_run(config, LEXICON), lambda: state_on(abstract_mesh(mesh, 8), config, LEXICON)):
         with pytest.raises(Refused, match=r"1.9% of the .*encoder/blocks/mlp_in/bias \(2, 48\) of 384 bytes"):
             state_of()
