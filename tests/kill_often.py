@@ -125,17 +125,26 @@ def stepping(target: Target) -> subprocess.Popen:
 
 
 def saving(target: Target) -> subprocess.Popen:
-    """A state is being written."""
-    unfinished, process = target.unfinished(), target.begin()
+    """A state is being written; the one before it is good."""
+    process = after_a_save(target)
+    unfinished = target.unfinished()
     until(lambda: target.unfinished() - unfinished, process)
     time.sleep(target.chance.uniform(0, 0.05))
     return process
 
 
 def sealing(target: Target) -> subprocess.Popen:
-    """A state is written, its digest is not."""
-    before, process = target.steps(), target.begin()
+    """A state is written, its digest is not; the one before it is good."""
+    process = after_a_save(target)
+    before = target.steps()
     until(lambda: target.steps() - before, process)
+    return process
+
+
+def after_a_save(target: Target) -> subprocess.Popen:
+    """A process that has saved once."""
+    newest, process = target.newest(), target.begin()
+    until(lambda: target.newest() > newest, process)
     return process
 
 
@@ -158,6 +167,7 @@ def kill_often(target: Target, aims: Iterable[Callable[[Target], subprocess.Pope
         after = target.traces()
         place = next((name for name, trace in after.items() if trace - before[name]), "before anything is written")
         fell[aim.__name__, place] += 1
+        print(f"aimed at {aim.__name__}, fell {place}; newest good step {target.newest()}", flush=True)
     return fell
 
 
@@ -183,7 +193,7 @@ def main(argv: list[str]) -> None:
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        root, steps = Path(folder), 24 + 3 * options.kills
+        root, steps = Path(folder), 24 + 6 * options.kills
         flags = tiny_flags(prepared_rows(root), steps=steps)
         alone = finish(start("train.py", *flags, f"--workdir={root / 'alone'}", cache=root / "cache"))
         assert alone.returncode == 0, alone.stderr
