@@ -164,7 +164,10 @@ class ModelConfig:
 
 
 # Keys that came after the first release, with what a config.json without them means: how to compute, not what.
-LATER_KEYS = {"scan_layers": True, "attention": "auto", "dropout_bits": "hash", "dcn_mesh": ()}
+LATER_KEYS = {
+    **{"scan_layers": True, "attention": "auto", "dropout_bits": "hash"},
+    **{"dcn_mesh": (), "watchdog_minutes": 30.0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
