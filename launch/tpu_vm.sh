@@ -164,7 +164,7 @@ logs() { on_hosts "${1:-0}" "tail -n 100 -F run/log"; }
 host_install() {
   python3 -m pip install --user --quiet uv # images have Python 3.10; uv brings its own
   ~/.local/bin/uv venv --quiet --allow-existing --python 3.11 .venv
-  ~/.local/bin/uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt
+  ~/.local/bin/uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt -r requirements-gcs.txt
   [[ -z $1 ]] || { mkdir -p data && gcloud storage rsync --recursive "$1" data; }
 }
 

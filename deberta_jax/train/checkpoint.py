@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from etils import epath
 
 from deberta_jax.config import CheckpointConfig
 from deberta_jax.dist import hosts
 from deberta_jax.errors import Failed, Refused
+from deberta_jax.train import storage
 from deberta_jax.train.hush import hush_orbax
 from deberta_jax.train.optimizer import named_leaves
 from deberta_jax.train.state import TrainState
@@ -32,15 +34,23 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """Saves states under `directory`/STEP while training goes on. A save that fails raises Failed at the next call."""
 
-    def __init__(self, directory: Path, cfg: CheckpointConfig, clock: Callable[[], float]):
+    def __init__(
+        self,
+        directory: Path | epath.Path,
+        cfg: CheckpointConfig,
+        clock: Callable[[], float],
+        before_seal: Callable[[], None] = lambda: None,
+    ):
+        """`before_seal` is called, in the background, before each step counts."""
         self._directory = directory
+        self._before_seal = before_seal
         self._cfg = cfg
         self._clock = clock
         self._last_time = clock()
         self._last_step = next(iter(steps_in(directory)), None)  # resumed, a run has saved the step it starts at
         hush_orbax()
         options = ocp.CheckpointManagerOptions(max_to_keep=cfg.keep_last, keep_period=cfg.keep_every or None)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(_absolute(directory), options=options)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-digest")
         self._sealing: Future | None = None
 
@@ -89,6 +99,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         with _named(self._directory / str(step)):
             self._manager.wait_until_finished()  # on the first host, for all of them
+            self._before_seal()
             if hosts.is_lead():
                 seal(self._directory / str(step))
 
@@ -109,14 +120,18 @@ def seal(directory: Path) -> None:
     """Writes the digest of a complete step, atomically."""
     if not directory.is_dir():
         raise Failed(f"checkpoint {directory} was not written")
+    text = json.dumps(_digest(directory), indent=1, sort_keys=True)
+    if storage.in_bucket(directory):  # there a file is whole or not there
+        (directory / DIGEST).write_text(text)
+        return
     temporary = directory / (DIGEST + ".tmp")
-    temporary.write_text(json.dumps(_digest(directory), indent=1, sort_keys=True))
+    temporary.write_text(text)
     temporary.rename(directory / DIGEST)
 
 
 def fault_of(directory: Path) -> str:
     """Why a step's directory cannot be trusted, or "" when it can."""
-    if not (directory / DIGEST).is_file():
+    if not (directory / DIGEST).exists():
         return "it was never completed"
     try:
         promised = json.loads((directory / DIGEST).read_text())
@@ -162,12 +177,23 @@ def _set_aside(directory: Path, after: int | None) -> None:
     for unfinished in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
     for step in steps_in(directory):
-        if after is None or step > after:
-            rejected = directory.parent / "rejected"
-            rejected.mkdir(exist_ok=True)
-            place = rejected / f"{step}-{len(list(rejected.glob(f'{step}-*')))}"
-            shutil.move(directory / str(step), place)
-            log.warning("checkpoint %s moved to %s", directory / str(step), place)
+        if after is not None and step <= after:
+            continue
+        if storage.in_bucket(directory) and not (directory / str(step) / DIGEST).exists():  # Orbax's only place there
+            (directory / str(step)).rmtree()
+            continue
+        rejected = directory.parent / "rejected"
+        rejected.mkdir(exist_ok=True)
+        place = rejected / f"{step}-{len(list(rejected.glob(f'{step}-*')))}"
+        _move(directory / str(step), place)
+        log.warning("checkpoint %s moved to %s", directory / str(step), place)
+
+
+def _move(source: Path | epath.Path, place: Path | epath.Path) -> None:
+    if storage.in_bucket(source):
+        storage.bucket().mv(str(source), str(place), recursive=True)
+    else:
+        shutil.move(source, place)
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -208,7 +234,7 @@ def restore_params(directory: Path, step: int, abstract: Any) -> Any:
 def _reader(directory: Path) -> ocp.CheckpointManager:
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(create=False)
-    return ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+    return ocp.CheckpointManager(_absolute(directory), options=options, item_handlers=handlers)
 
 
 def _restored(manager: ocp.CheckpointManager, step: int, wanted: Any, *, partial: bool) -> Any:
@@ -235,9 +261,23 @@ def _check_same(saved: dict[str, tuple], wanted: dict[str, tuple], path: Path) -
             raise Refused(f"checkpoint {path}: {name} is {saved[name]}, this model's is {wanted[name]}")
 
 
-def _digest(directory: Path) -> dict[str, str]:
+def _absolute(directory: Path | epath.Path) -> Path | epath.Path:
+    return directory if storage.in_bucket(directory) else directory.absolute()
+
+
+def _digest(directory: Path | epath.Path) -> dict[str, str]:
+    if storage.in_bucket(directory):
+        return _checksums(directory)
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(DIGEST))
     return {str(path.relative_to(directory)): _sha256(path) for path in files}
+
+
+def _checksums(directory: epath.Path) -> dict[str, str]:
+    """What the bucket itself says of each file, which is checked as it comes in: none is read back."""
+    root = str(directory).removeprefix(storage.BUCKET) + "/"
+    found = storage.bucket().find(root, detail=True)
+    sums = {name.removeprefix(root): f"{info['size']} {info['crc32c']}" for name, info in found.items()}
+    return {name: value for name, value in sums.items() if name != DIGEST}
 
 
 def _sha256(path: Path) -> str:

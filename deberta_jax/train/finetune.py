@@ -25,7 +25,7 @@ from deberta_jax.tasks.batches import steps_per_epoch, train_batches
 from deberta_jax.tasks.loading import Examples, check_scorable, load_examples, open_task, read_split
 from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
-from deberta_jax.train import checkpoint, session
+from deberta_jax.train import checkpoint, session, storage
 from deberta_jax.train.build import Run, build_run
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.initial import pretrained_vocabulary, starting_state, task_params
@@ -68,7 +68,12 @@ class Job:
 
 def finetune(config: FinetuneConfig, workdir: str) -> None:
     """Trains for config.epochs, or until evaluations are no better any more; goes on where the workdir stopped."""
-    path = hosts.together(lambda: session.open_workdir(workdir))
+    with storage.opened(hosts.together(lambda: session.open_workdir(workdir))) as place:
+        _finetune(config, place)
+
+
+def _finetune(config: FinetuneConfig, place: storage.Workdir) -> None:
+    path = place.states
     with StopRequest() as stop, Watchdog(config.watchdog_minutes) as watchdog, session.held(path):
         job = hosts.together(lambda: open_job(config))
         meta = meta_of(job)
@@ -76,24 +81,25 @@ def finetune(config: FinetuneConfig, workdir: str) -> None:
         run = build_run(job.config, job.task.labels)
         state = starting_state(run, path, meta)
         start = int(state.step)
-        selection = Selection(config.eval.patience, scores_until(path, start))
-        if (start >= job.config.steps and last_evaluated(path) >= start) or selection.exhausted:
-            log.warning("%s is trained: step %d of %d", workdir, start, job.config.steps)
-            _conclude(job, path)
+        selection = Selection(config.eval.patience, scores_until(place.files, start))
+        if (start >= job.config.steps and last_evaluated(place.files) >= start) or selection.exhausted:
+            log.warning("%s is trained: step %d of %d", path, start, job.config.steps)
+            _conclude(job, place.files)
             return
         _set_aside_bests(path / session.BEST, start, selection)
         batches = open_batches(job, run, start)
-        session.write_run_files(path, job.config, job.tokenizer)
+        session.write_run_files(place.files, job.config, job.tokenizer)
         _introduce(run, job)
+        push = functools.partial(storage.push, place)
         with (
-            contextlib.closing(open_loggers(path, start, job.config.steps)) as logger,
-            Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
+            contextlib.closing(open_loggers(place.files, start, job.config.steps)) as logger,
+            Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic, push) as saves,
             Checkpoints(path / session.BEST, BEST_ONLY, time.monotonic) as bests,
         ):
-            validate = Validation(job, run, path, meta, selection, saves, bests, logger)
+            validate = Validation(job, run, place.files, meta, selection, saves, bests, logger)
             inputs = inputs_of(job, batches, validate)
-            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop, watchdog=watchdog)
-    _conclude(job, path)
+            train(run, state, inputs, place.files, saves=saves, logger=logger, meta=meta, stop=stop, watchdog=watchdog)
+    _conclude(job, place.files)
 
 
 def open_job(config: FinetuneConfig) -> Job:

@@ -22,7 +22,7 @@ from deberta_jax.objectives import Lexicon, Objective
 from deberta_jax.objectives.models import training_attention
 from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
-from deberta_jax.train import session
+from deberta_jax.train import session, storage
 from deberta_jax.train.build import Run, build_run, models_of, resolve, with_vocabulary
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.evaluate import evaluate, fill_mask, piece_of, samples
@@ -52,7 +52,12 @@ class Corpus:
 
 def pretrain(config: Config, workdir: str) -> None:
     """Trains to config.steps in `workdir`, from its newest checkpoint if it has one."""
-    path = hosts.together(lambda: session.open_workdir(workdir))
+    with storage.opened(hosts.together(lambda: session.open_workdir(workdir))) as place:
+        _pretrain(config, place)
+
+
+def _pretrain(config: Config, place: storage.Workdir) -> None:
+    path = place.states
     # from StopRequest on a signal waits for the next moment when the state can be saved
     with StopRequest() as stop, Watchdog(config.watchdog_minutes) as watchdog, session.held(path):
         corpus = hosts.together(lambda: open_corpus(config.data, config.eval))
@@ -62,20 +67,21 @@ def pretrain(config: Config, workdir: str) -> None:
         run = build_run(config, lexicon_of(corpus.tokenizer, session.top_id_of(corpus.manifests)))
         state = starting_state(run, path, meta)
         start = int(state.step)
-        if start >= config.steps and last_evaluated(path) >= config.steps:
-            log.warning("%s is trained: step %d of %d", workdir, start, config.steps)
-            _conclude(run.objective, path)  # a run killed after its last step has not come that far
+        if start >= config.steps and last_evaluated(place.files) >= config.steps:
+            log.warning("%s is trained: step %d of %d", path, start, config.steps)
+            _conclude(run.objective, place.files)  # a run killed after its last step has not come that far
             return
         batches = open_batches(run, corpus, start)  # first: what cannot be read is told before anything is written
-        session.write_run_files(path, config, corpus.tokenizer)
+        session.write_run_files(place.files, config, corpus.tokenizer)
         _introduce(run, corpus)
+        push = functools.partial(storage.push, place)
         with (
-            contextlib.closing(open_loggers(path, start, config.steps)) as logger,
-            Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic) as saves,
+            contextlib.closing(open_loggers(place.files, start, config.steps)) as logger,
+            Checkpoints(path / session.CHECKPOINTS, config.checkpoint, time.monotonic, push) as saves,
         ):
             inputs = inputs_of(run, corpus, batches, logger)
-            train(run, state, inputs, path, saves=saves, logger=logger, meta=meta, stop=stop, watchdog=watchdog)
-    _conclude(run.objective, path)
+            train(run, state, inputs, place.files, saves=saves, logger=logger, meta=meta, stop=stop, watchdog=watchdog)
+    _conclude(run.objective, place.files)
 
 
 def lexicon_of(tokenizer: Tokenizer, top_id: int) -> Lexicon:

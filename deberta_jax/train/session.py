@@ -21,7 +21,7 @@ from deberta_jax.data.prepared import Manifest, write_text
 from deberta_jax.dist import hosts
 from deberta_jax.errors import Refused
 from deberta_jax.tokenizers import Tokenizer
-from deberta_jax.train import checkpoint
+from deberta_jax.train import checkpoint, storage
 from deberta_jax.train.build import Run
 
 CHECKPOINTS = "checkpoints"
@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 
 def open_workdir(path: str) -> Path:
     """The workdir, made if it is not there. Raises Refused where nothing can be written."""
-    workdir = Path(path)
+    workdir = storage.path_of(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise Refused(f"workdir {workdir} cannot be written: {error.strerror}") from error
+        raise Refused(f"workdir {workdir} cannot be written: {error.strerror or error}") from error
     return workdir
 
 
@@ -69,8 +69,10 @@ def held(workdir: Path) -> Iterator[None]:
             os.close(folder)
 
 
-def _locked(workdir: Path) -> int:
-    """The descriptor of the folder, locked."""
+def _locked(workdir: Path) -> int | None:
+    """The descriptor of the folder, locked; None of a bucket, which holds no lock."""
+    if storage.in_bucket(workdir):
+        return None
     folder = os.open(workdir, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
