@@ -31,6 +31,8 @@ def main(argv: list[str]) -> None:
     arguments.add_argument("--fill_mask", action="append", help="a sentence with [MASK] in it; may be repeated")
     processes.add_flags(arguments)
     parsed = arguments.parse_args(split.rest)
+    for name in ("workdir", "data", "output"):
+        errors.refuse_remote(f"--{name}", vars(parsed)[name] or "")
     source = split.source or f"{parsed.workdir}/config.json"
     config = configs.build(flags.read_config(source, split.assignments).config)
     of_task = isinstance(config, configs.FinetuneConfig)

@@ -32,6 +32,8 @@ def main(argv: list[str]) -> None:
         return
     if arguments.workdir is None:
         raise errors.Refused("--workdir=DIR is missing: where checkpoints and metrics go")
+    if arguments.replay is not None:
+        errors.refuse_remote("--replay of --workdir", arguments.workdir)
     with joining.joined(arguments):
         from deberta_jax.train import compiled, finetune, pretrain  # imports jax: only now that the flags are right
 

@@ -456,6 +456,7 @@ class RunConfig:
     def __post_init__(self):
         for name in ("batch_size", "micro_batches", "log_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        refuse_remote("init_from", self.init_from)
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(
             0 <= self.watchdog_minutes < math.inf, f"watchdog_minutes must not be negative, got {self.watchdog_minutes}"

@@ -60,14 +60,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def refuse_remote(name: str, path: str) -> None:
-    """Raises Refused where `name`, a key or a flag, says that data lie in a bucket: data are read as files."""
+    """Raises Refused where `name`, a key or a flag, is in a bucket: all are files but the workdir of train.py."""
     if "://" in path:
         raise Refused(f"{name}: {in_a_bucket(path)}")
 
 
 def in_a_bucket(path: str) -> str:
-    """What to do about data there."""
-    return f"{path} is a bucket, data are files: mount it (gcsfuse) or copy it, and name that folder"
+    """What to do about what is there."""
+    return f"{path} is a bucket, this must be files: mount it (gcsfuse) or copy it, and name that folder"
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:

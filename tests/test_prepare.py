@@ -255,9 +255,9 @@ def test_rows_of_another_tokenizer_are_refused(whole, flags, documents, tmp_path
     ("flag", "message"),
     [
         ("--input=nothing/*.txt", "matches no file"),
-        ("--input=gs://bucket/*.txt", r"--input: gs://bucket/\*\.txt is a bucket, data are files: mount it"),
-        ("--output=gs://bucket/rows", "argument --output: gs://bucket/rows is a bucket, data are files: mount it"),
-        ("--tokenizer=gs://bucket/spm", "argument --tokenizer: gs://bucket/spm is a bucket, data are files"),
+        ("--input=gs://bucket/*.txt", r"--input: gs://bucket/\*\.txt is a bucket, this must be files: mount it"),
+        ("--output=gs://bucket/rows", "argument --output: gs://bucket/rows is a bucket, this must be files: mount it"),
+        ("--tokenizer=gs://bucket/spm", "argument --tokenizer: gs://bucket/spm is a bucket, this must be files"),
         ("--tokenizer=nowhere", "no tokenizer: nowhere does not exist"),
         ("--lenght=64", "did you mean '--length'"),
         ("--length=4", r"must lie in \[8, 65536\)"),

@@ -37,6 +37,10 @@ REFUSED = {
     "no workdir": ([QUICKSTART], "--workdir=DIR is missing"),
     "misspelt flag": ([QUICKSTART, "--workdri=x"], "unknown flag --workdri, did you mean '--workdir'?"),
     "nonsense": ([QUICKSTART, "--config.model.decoder=emb"], "model.decoder must be one of emd, none; got 'emb'"),
+    "replay in a bucket": (
+        [QUICKSTART, "--workdir=gs://b/run", "--replay=3"],
+        "--replay of --workdir: gs://b/run is a bucket, this must be files: mount it (gcsfuse) or copy it",
+    ),
     "no replay": ([QUICKSTART, "--workdir=x", "--replay=soon"], "argument --replay: expects a whole number"),
 }
 
@@ -198,6 +202,8 @@ def test_eval_refuses_what_does_not_fit_in_one_line(trained, prepared, tmp_path,
         f"model.decoder 'emd', the config says 'none'|{trained}": [config, "--config.model.decoder=none"],
         f"prepared directory {tmp_path / 'nowhere'} does not exist|{trained}": [f"--data={tmp_path / 'nowhere'}"],
         f"config file {tmp_path / 'config.json'} does not exist|{tmp_path}": [],
+        "--workdir: gs://b/run is a bucket, this must be files|gs://b/run": [],
+        f"--output: gs://b/out is a bucket|{trained}": ["--output=gs://b/out"],
         f"unknown flag --fill_masks, did you mean '--fill_mask'?|{trained}": ["--fill_masks=x"],
     }
     for case, flags in cases.items():

@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> flags.Arguments:
     parser = flags.Arguments(prog="python -m deberta_jax.tools.convert", description=__doc__)
-    parser.add_argument("--source", type=Path, help="directory of Hugging Face or Microsoft")
-    parser.add_argument("--checkpoint", type=Path, help="workdir of a run, or a converted one")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--source", type=flags.local_path, help="directory of Hugging Face or Microsoft")
+    parser.add_argument("--checkpoint", type=flags.local_path, help="workdir of a run, or a converted one")
+    parser.add_argument("--output", required=True, type=flags.local_path)
     which = "of --source; auto: the one that is in the file. Of --checkpoint with two models: rtd or mlm, auto: both"
     parser.add_argument("--head", default="auto", choices=HEADS, help=which)
     parser.add_argument("--decoder", default="auto", choices=("auto", "emd", "none"), help="of --source, for head mlm")

@@ -124,8 +124,8 @@ def tasks_named(text: str, benchmark: Benchmark) -> tuple[str, ...]:
 def _parser(benchmark: Benchmark, description: str) -> flags.Arguments:
     parser = flags.Arguments(prog=f"python -m {benchmark.module}", description=description)
     parser.add_argument("--init", required=True, help="workdir to start from; empty: random weights")
-    parser.add_argument("--data", required=True, type=Path, help="folder with the tasks' folders")
-    parser.add_argument("--workdir", required=True, type=Path, help="where all runs and the report go")
+    parser.add_argument("--data", required=True, type=flags.local_path, help="folder with the tasks' folders")
+    parser.add_argument("--workdir", required=True, type=flags.local_path, help="where all runs and the report go")
     parser.add_argument("--size", default="v3_base", help="of configs/sizes.py: that of --init")
     parser.add_argument("--tasks", default="all", help=f"comma-separated, of {', '.join(benchmark.tasks)}")
     parser.add_argument("--seeds", default=5, type=flags.whole_number, help="runs of each task")
@@ -183,6 +183,7 @@ def initialisation(plan: Plan, config: FinetuneConfig) -> dict[str, Any]:
         if not tokenizer:
             raise Refused("--init is empty, so nothing names a tokenizer: give --config.data.tokenizer=DIR")
         return {"path": "", "tokenizer": tokenizer}
+    errors.refuse_remote("--init", plan.init)
     path = Path(plan.init)
     if not path.is_dir():
         raise Refused(f"--init: there is no workdir {path}{_meant(path)}")
