@@ -12,9 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import eval as eval_command
 from configs import meshes
-from deberta_jax import errors
 from deberta_jax.dist.supervise import CHILD
 from deberta_jax.train import checkpoint
 from runs import finish, metrics, start, tiny_flags, wait_for
@@ -130,7 +128,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step_saved_once(begin, prepared, 
     assert checkpoint.newest_good(tmp_path / "run" / "checkpoints") == step
 
 
-def test_seven_examples_over_four_processes_are_seven(begin, documents, spm_dir, tmp_path, capsys):
+def test_seven_examples_over_four_processes_are_seven(begin, launch, documents, spm_dir, tmp_path):
     """While training and by eval.py; scored and predicted as by one process."""
     words = sorted({word.lower().strip(".") for word in documents[0].split()})
     folder = write_task(tmp_path / "task", "classification", words, count=7)
@@ -140,8 +138,9 @@ def test_seven_examples_over_four_processes_are_seven(begin, documents, spm_dir,
         ended = finished(begin(program, its, 4))
         assert [done.returncode for done in ended] == [0] * 4, ended
         assert "train.jsonl: 7 examples" in ended[0].stdout
-    assert errors.run(eval_command.main, [f"--workdir={run}", f"--output={tmp_path / 'alone'}"]) == 0
-    assert "train.jsonl: 7 examples" in capsys.readouterr().out
+    done = finish(launch("eval.py", f"--workdir={run}", f"--output={tmp_path / 'alone'}"))
+    assert done.returncode == 0, done.stderr
+    assert "train.jsonl: 7 examples" in done.stdout
     alone = json.loads((tmp_path / "alone" / "scores.json").read_text())["scores"]["train.jsonl"]
     assert alone["examples"] == 7
     for place in (run / "validation", run / "eval"):
