@@ -182,7 +182,7 @@ def search(planner: Planner, configured: Point, room: int, say: Callable[[str], 
         say(f"{rows} rows a chip: {point.bytes / 2**30:.2f} GiB, {verdict} ({point.seconds:.0f} s)")
         return Trial(rows, point.bytes, point.fits)
 
-    found = largest_that_fits(attempt, planner.rows, room)
+    found = largest_that_fits(attempt, planner.rows, room, sum(planner.state_bytes().values()))
     largest = points[found.rows] if found.rows else None
     return Search(found, largest, activation_slope(list(points.values())))
 

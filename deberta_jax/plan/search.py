@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+LINES = 5  # trials, and the state alone, after which a line is trusted no more
+
 
 class Trial(NamedTuple):
     rows: int
@@ -18,11 +20,12 @@ class Found(NamedTuple):
     trials: list[Trial]
 
 
-def largest_that_fits(attempt: Callable[[int], Trial], start: int, room: int) -> Found:
+def largest_that_fits(attempt: Callable[[int], Trial], start: int, room: int, state: int) -> Found:
     """Tries numbers of rows from `start` on until one fits and the next coarser step does not.
 
-    Memory grows along a line, more or less, so the next trial is where the line through the two nearest ones meets
-    `room`; without one it doubles or halves. Steps are an eighth of the rows (1 below 16, 2 below 32, ...).
+    Memory grows along a line, more or less, from the bytes of the `state` without rows on: the first trials are where
+    the line through the two nearest ones meets `room`. Where that is not enough, it doubles and bisects. Steps are an
+    eighth of the rows (1 below 16, 2 below 32, ...).
     """
     trials = [attempt(start)]
     while True:
@@ -30,7 +33,7 @@ def largest_that_fits(attempt: Callable[[int], Trial], start: int, room: int) ->
         high = min((each.rows for each in trials if not each.fits), default=None)
         if high is not None and high - low <= step_at(low):
             return Found(low, high, trials)
-        trials.append(attempt(_next(trials, low, high, room)))
+        trials.append(attempt(_next([Trial(0, state, True), *trials], low, high, room)))
 
 
 def step_at(rows: int) -> int:
@@ -39,8 +42,8 @@ def step_at(rows: int) -> int:
 
 
 def _next(trials: list[Trial], low: int, high: int | None, room: int) -> int:
-    least, most = low + step_at(low), 4 * low if high is None else high - 1
-    guess = line_meets(trials, room)
+    least, most = low + step_at(low), 16 * low if high is None else high - 1
+    guess = line_meets(trials, room) if len(trials) <= LINES else None
     if guess is None:
         guess = 2 * low if high is None else (low + high) // 2
     step = step_at(guess)
@@ -49,8 +52,6 @@ def _next(trials: list[Trial], low: int, high: int | None, room: int) -> int:
 
 def line_meets(trials: list[Trial], room: int) -> int | None:
     """Where the line through the two trials nearest to `room` reaches it; None where they give no rising line."""
-    if len(trials) < 2:
-        return None
     first, second = sorted(sorted(trials, key=lambda each: abs(each.bytes - room))[:2])
     if second.bytes <= first.bytes:
         return None
