@@ -193,10 +193,11 @@ def main(argv: list[str]) -> None:
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        root, steps = Path(folder), 24 + 6 * options.kills
+        root, steps = Path(folder), 24 + 4 * options.kills
         flags = tiny_flags(prepared_rows(root), steps=steps)
-        alone = finish(start("train.py", *flags, f"--workdir={root / 'alone'}", cache=root / "cache"))
-        assert alone.returncode == 0, alone.stderr
+        alone = start("train.py", *flags, f"--workdir={root / 'alone'}", cache=root / "cache")
+        said = alone.communicate()[1]
+        assert alone.returncode == 0, said
         target = Target(flags, root / "killed", root / "cache", random.Random(options.seed))
         begun = time.monotonic()
         fell = kill_often(target, itertools.islice(itertools.cycle(AIMS), options.kills))

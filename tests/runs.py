@@ -116,18 +116,23 @@ def save_run(
 
 
 def start(
-    program: str, *flags: str, devices: int = 1, cache: Path | None = None, **environment: str
+    program: str,
+    *flags: str,
+    devices: int = 1,
+    cache: Path | None = None,
+    under: Sequence[str] = (),
+    **environment: str,
 ) -> subprocess.Popen:
     """`python program flags` in a process of its own with so many simulated devices; its output is collected.
 
-    With `cache`, what one process compiles the next one reads.
+    With `cache`, what one process compiles the next one reads. `under`: a command that is to run it.
     """
     simulated = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": f"{FAST_TO_COMPILE} {simulated}"} | environment
     if cache is not None:
         environment |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(cache)}
     return subprocess.Popen(
-        [sys.executable, program, *flags],
+        [*under, sys.executable, program, *flags],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -102,6 +103,61 @@ def test_a_signal_at_any_moment_saves_and_the_next_start_goes_on(troubled, left_
     assert done.returncode == 0, done.stderr
     assert f"resuming {tmp_path / 'run'} at step {at}" in done.stderr
     assert_same_run(tmp_path / "run", left_alone, STEPS)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_next_start_goes_on(troubled, left_alone, tmp_path):
+    full = finish(troubled("run", "FULL", "saved:3", steps=STEPS))
+    assert full.returncode == 1, full.stderr
+    (said,) = said_of(full)
+    assert said.startswith(
+        f"failed: checkpoint {tmp_path / 'run' / 'checkpoints' / '6'} was not saved: File too large; "
+    )
+    assert checkpoint.newest_good(tmp_path / "run" / "checkpoints") == 3
+    done = finish(troubled("run", "SIGTERM", "never", steps=STEPS))
+    assert done.returncode == 0, done.stderr
+    assert f"resuming {tmp_path / 'run'} at step 3" in done.stderr
+    assert_same_run(tmp_path / "run", left_alone, STEPS)
+
+
+def said_of(ended: subprocess.CompletedProcess) -> list[str]:
+    """What a process says of its end: all but what it says on its way."""
+    usual = ("attention of", "no MFU", "parameters;", "step/s", "s/step", "samples at step", " | ")
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    return [line for line in lines if not any(words in line for words in usual)]
+
+
+SMALL_DISK = """
+mount -t tmpfs -o size=1400k none "$0" && "$@"
+code=$?
+cp -r "$0/run/checkpoints" "$0-kept"
+exit $code
+"""
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # where anybody may mount
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0,
+    reason="the system lets nobody but root mount",
+)
+def test_a_file_system_without_room_is_one_line_and_what_was_good_is_left(launch, prepared, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    flags = [*tiny_flags(prepared, steps=STEPS), f"--workdir={disk / 'run'}"]
+    full = finish(launch("train.py", *flags, under=[*NAMESPACE, "sh", "-c", SMALL_DISK, str(disk)]))
+    assert full.returncode == 1, full.stderr
+    (said,) = said_of(full)
+    assert said.startswith(f"failed: {disk / 'run'}") or said.startswith(f"failed: checkpoint {disk / 'run'}"), said
+    assert "No space left on device" in said
+    assert checkpoint.newest_good(tmp_path / "disk-kept") >= 3
+
+
+def test_data_that_are_lost_in_the_third_step_end_the_process_in_one_line(troubled, prepared, tmp_path):
+    """`finish` returns when nobody holds the pipes any more: no thread, no child is left over."""
+    rows = shutil.copytree(prepared, tmp_path / "rows")
+    ended = finish(troubled("run", f"DAMAGED:{rows}", "training:3", data__paths=(str(rows),), steps=STEPS))
+    assert ended.returncode == 1, ended.stderr
+    (said,) = said_of(ended)
+    assert said.startswith(f"failed: {rows}: rows cannot be read any more: ")
 
 
 def test_killed_at_delicate_instants_each_restart_goes_on(launch, prepared, left_alone, tmp_path):

@@ -2,14 +2,16 @@
 
     python tests/troubled_train.py SIGTERM compiling NOTES --config=... --workdir=...
 
-Moments: never, compiling, training:N (batch N, from 0, is read; it is 1 without a number), evaluating, saving, and
-saved:N (step N is complete on disk).
+In place of a signal: FULL (from then on the system writes no file beyond 64 KB) and DAMAGED:DIRECTORY (the files under
+it are emptied). Moments: never, compiling, training:N (batch N, from 0, is read; it is 1 without a number), evaluating,
+saving, and saved:N (step N is complete on disk).
 """
 
 import functools
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -82,9 +84,19 @@ def note_examples(notes: Path) -> None:
     loop._placed_ahead = noted
 
 
+def strike_of(name: str) -> Callable[[], None]:
+    """What happens at the moment."""
+    name, _, directory = name.partition(":")
+    if name == "FULL":
+        return functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    if name == "DAMAGED":
+        return lambda: [os.truncate(path, 0) for path in Path(directory).rglob("*") if path.is_file()]
+    return functools.partial(os.kill, os.getpid(), signal.Signals[name])
+
+
 def main(name: str, moment: str, notes: str) -> None:
     note_examples(Path(notes))
-    strike = functools.partial(os.kill, os.getpid(), signal.Signals[name])
+    strike = strike_of(name)
     moment, _, number = moment.partition(":")
     if moment == "compiling":
         strike_while_compiling(strike)

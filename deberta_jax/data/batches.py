@@ -22,7 +22,7 @@ import numpy as np
 from deberta_jax.config import DataConfig
 from deberta_jax.data.masking import Vocabulary, mask_rows
 from deberta_jax.data.prepared import Manifest, decode_rows
-from deberta_jax.errors import Refused
+from deberta_jax.errors import Failed, Refused
 
 Batch = dict[str, np.ndarray]
 FILLER = -1
@@ -157,6 +157,7 @@ class _Stored:
         ]
         self._source = grain.sources.ArrayRecordDataSource(shards)
         self._manifest, self._pad_id = sets[0][0], pad_id
+        self._paths = ", ".join(sorted({str(manifest.path) for manifest, _ in sets}))
 
     def read(self, examples_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(ids, document numbers), int32 [b, l]; a filler is padding."""
@@ -164,10 +165,16 @@ class _Stored:
         documents_bl = np.zeros_like(ids_bl)
         is_stored_b = examples_b != FILLER
         if is_stored_b.any():
-            records = self._source.__getitems__(examples_b[is_stored_b].tolist())
-            rows = decode_rows(records, self._manifest.length, self._manifest.id_dtype)
-            ids_bl[is_stored_b], documents_bl[is_stored_b] = rows
+            ids_bl[is_stored_b], documents_bl[is_stored_b] = self._stored_rows(examples_b[is_stored_b].tolist())
         return ids_bl, documents_bl
+
+    def _stored_rows(self, examples: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Raises Failed where they were there at the start and are gone: shards are checked once, then trusted."""
+        try:
+            records = self._source.__getitems__(examples)
+            return decode_rows(records, self._manifest.length, self._manifest.id_dtype)
+        except (Refused, RuntimeError, OSError) as error:
+            raise Failed(f"{self._paths}: rows cannot be read any more: {error}") from error
 
 
 def _order(sets: Sequence[tuple[Manifest, str]], data: DataConfig, seed: int) -> grain.MapDataset:
