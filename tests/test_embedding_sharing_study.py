@@ -277,7 +277,9 @@ def test_a_signal_to_the_whole_terminal_reaches_the_run_once_and_ends_the_study(
 def test_a_study_that_is_stopped_goes_on_and_a_finished_one_does_nothing(prepared, tmp_path):
     """With the real train.py; one mode, because each compiles a program of its own for ten seconds."""
     overrides = {key: value for key, value in TINY.items() if key != "steps"}
-    overrides |= {"rtd.generator.num_layers": 2, "eval.every": 0, "eval.samples": 0}
+    overrides |= {"model.num_layers": 1, "rtd.generator.num_layers": 1, "rtd.generator.decoder": "none"}
+    overrides |= {"model.pos_att_type": (), "rtd.generator.pos_att_type": (), "model.position_biased_input": True}
+    overrides |= {"rtd.generator.position_biased_input": True, "eval.every": 0, "eval.samples": 0}
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
     flags += [f"--data={prepared}", f"--output={tmp_path}", "--tokens=5120", "--modes=gdes", "--seeds=0"]
     cache = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
