@@ -8,7 +8,6 @@
     a pod        the same with a mesh of all its devices, and the paper's ablation (2,048 rows a step):
                      --config.mesh="(('data',-1),('fsdp',16),('tensor',1))" --config.batch_size=2048 \
                      --config.steps=125_000 --config.optimizer.learning_rate=5e-4
-                 (train.py does not join several hosts into one run yet: one host with all its chips)
 
 Sizes: v3_xsmall, v3_small, v3_base, v3_large, mdeberta_base, and any other of configs/sizes.py. `config.model` and
 `config.optimizer` are the discriminator's. The generator, `config.rtd.generator` and `config.rtd.optimizer`, follows
