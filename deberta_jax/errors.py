@@ -70,12 +70,17 @@ def in_a_bucket(path: str) -> str:
     return f"{path} is a bucket, this must be files: mount it (gcsfuse) or copy it, and name that folder"
 
 
+def line_of(error: RunError) -> str:
+    """How a run says its ending."""
+    return f"{type(error).__name__.lower()}: {' '.join(str(error).split())}"
+
+
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """Calls `main(argv)`; a RunError and a full disk become one line on standard error and an exit code."""
     try:
         main(argv)
     except RunError as error:
-        print(f"{type(error).__name__.lower()}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(line_of(error), file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in FULL:

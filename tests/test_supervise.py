@@ -30,10 +30,10 @@ def main(argv):
     if parent is None:
         supervise.supervise()
     supervise.die_with(parent)
-    supervise.tell_hosts(parent, ["ant", "bee", "cow"])
+    supervise.tell(parent, hosts=["ant", "bee", "cow"])
     print("child", os.getpid(), flush=True)
     print("words", file=sys.stderr)
-    exec(argv[0], globals())
+    exec(argv[0], globals() | {{"parent": parent}})
 
 sys.exit(errors.run(main, sys.argv[1:]))
 """
@@ -48,6 +48,7 @@ sys.exit(errors.run(main, sys.argv[1:]))
         (SILENT.format("1") * 2 + NO_COORDINATOR, [1]),
         (NO_COORDINATOR, [0]),
         (NOT_MET, []),
+        (FATAL + "Barrier timed out.\nThe first task at the barrier: 2. Some timed out task names:\n0\n", [2]),
         ("Aborted: out of luck", []),
         ("", []),
     ],
@@ -91,6 +92,14 @@ def test_an_abort_by_jax_becomes_exit_code_5_and_one_last_line(said, told, run):
     assert done.returncode == 5
     assert done.stderr.startswith(f"words\n{said}")
     assert done.stderr.splitlines()[-1].startswith(f"peerdied: {told}")
+
+
+@pytest.mark.parametrize(("code", "line"), [(0, ""), (2, "refused: no rows"), (75, "stopped: at step 3")])
+def test_what_comes_after_a_child_has_said_its_end_changes_nothing(code, line, run):
+    abort = f"sys.stderr.write({SILENT.format('1') + FATAL!r}); sys.stderr.flush(); os.abort()"
+    done = finish(run(f"supervise.tell(parent, ended=({code}, {line!r})); {abort}"))
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1] == line or not line
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])

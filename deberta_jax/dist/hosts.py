@@ -40,7 +40,7 @@ def join(processes: Processes | None, parent: socket.socket | None) -> None:
         raise Refused(f"the other processes cannot be joined: {str(error).splitlines()[0]}") from error
     if parent is not None:
         supervise.die_with(parent)
-        supervise.tell_hosts(parent, names())
+        supervise.tell(parent, hosts=names())
 
 
 def several() -> bool:

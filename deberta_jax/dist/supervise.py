@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from deberta_jax.errors import PeerDied
 
@@ -26,6 +27,7 @@ REMEMBERED = 1 << 16  # characters of what the child said last
 _SILENT = re.compile(r"stopped sending heartbeats\)?:\s*\n(.*?)\n?The tasks have crashed", re.DOTALL)
 _FATAL = re.compile(r"JAX distributed service detected fatal errors")
 _NOT_MET = re.compile(r"DEADLINE_EXCEEDED.*RegisterTask", re.DOTALL)
+_AT_THE_END = re.compile(r"first task at the barrier: *(\d+)")  # it waits there for the others, who never come
 _NO_COORDINATOR = re.compile(r"Failed to send RPC to coordination service|leader task was preempted", re.IGNORECASE)
 
 
@@ -60,8 +62,13 @@ def supervise() -> None:
     code = process.wait()
     for number, handler in previous.items():
         signal.signal(number, handler)
+    told = _told(ours)
+    if code < 0 and "ended" in told:  # it had come to its end: what followed is jax waiting for the others
+        code, line = told["ended"]
+        if line:
+            print(line, file=sys.stderr)
     if code == -signal.SIGABRT and _FATAL.search(said):
-        raise PeerDied(verdict(said, _hosts(ours)))
+        raise PeerDied(verdict(said, told.get("hosts", [])))
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (out of memory, or somebody's kill -9)" if code == -signal.SIGKILL else ""
@@ -74,7 +81,7 @@ def lost_processes(said: str) -> list[int]:
     silent = {number for block in _SILENT.findall(said) for number in _numbers(block)}
     if not silent and _NO_COORDINATOR.search(said):
         return [0]
-    return sorted(silent)
+    return sorted(silent or {int(number) for number in _AT_THE_END.findall(said)})
 
 
 def _numbers(block: str) -> Iterator[int]:
@@ -108,17 +115,17 @@ def _relayed(process: subprocess.Popen) -> str:
     return said.decode(errors="replace")
 
 
-def _hosts(from_child: socket.socket) -> list[str]:
-    """What the child told by `tell_hosts`; nothing where it never came so far."""
+def _told(child: socket.socket) -> dict[str, Any]:
+    """What the child told by `tell`; nothing where it never came so far."""
     text = b""
-    while chunk := from_child.recv(REMEMBERED):
+    while chunk := child.recv(REMEMBERED):
         text += chunk
-    return json.loads(text) if text else []
+    return {name: value for line in text.splitlines() for name, value in json.loads(line).items()}
 
 
-def tell_hosts(parent: socket.socket, hosts: list[str]) -> None:
-    """From a child to its parent: the host of each process of the run."""
-    parent.sendall(json.dumps(hosts).encode())
+def tell(parent: socket.socket, **said: Any) -> None:
+    """From a child to its parent: `hosts`, that of each process of the run; `ended`, (exit code, last line or "")."""
+    parent.sendall(json.dumps(said).encode() + b"\n")
 
 
 def die_with(parent: socket.socket) -> None:
