@@ -2,11 +2,12 @@
 
     python tests/troubled_train.py SIGTERM compiling NOTES --config=... --workdir=...
 
-In place of a signal: FULL (from then on the system writes no file beyond 64 KB) and DAMAGED:DIRECTORY (the files under
-it are emptied). Moments: never, compiling, training:N (batch N, from 0, is read; it is 1 without a number), evaluating,
+In place of a signal: FULL (from then on the system writes no file beyond 64 KB), DAMAGED:DIRECTORY (the files under it
+are emptied) and EIO (what the system says of a disk that is gone). Moments: never, compiling, training:N (batch N, from 0, is read; it is 1 without a number), evaluating,
 saving, and saved:N (step N is complete on disk).
 """
 
+import errno
 import functools
 import json
 import logging
@@ -84,11 +85,17 @@ def note_examples(notes: Path) -> None:
     loop._placed_ahead = noted
 
 
+def lose_the_disk() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "rows/train-00000.array_record")
+
+
 def strike_of(name: str) -> Callable[[], None]:
     """What happens at the moment."""
     name, _, directory = name.partition(":")
     if name == "FULL":
         return functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    if name == "EIO":
+        return lose_the_disk
     if name == "DAMAGED":
         return lambda: [os.truncate(path, 0) for path in Path(directory).rglob("*") if path.is_file()]
     return functools.partial(os.kill, os.getpid(), signal.Signals[name])
