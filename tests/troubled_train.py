@@ -3,8 +3,8 @@
     python tests/troubled_train.py SIGTERM compiling NOTES --config=... --workdir=...
 
 In place of a signal: FULL (from then on the system writes no file beyond 64 KB), DAMAGED:DIRECTORY (the files under it
-are emptied) and EIO (what the system says of a disk that is gone). Moments: never, compiling, training:N (batch N, from 0, is read; it is 1 without a number), evaluating,
-saving, and saved:N (step N is complete on disk).
+are emptied) and EIO (what the system says of a disk that is gone). Moments: never, compiling, training:N (batch N, from
+0, is read; it is 1 without a number), evaluating, saving, and saved:N (step N is complete on disk).
 """
 
 import errno
