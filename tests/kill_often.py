@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp  # noqa: E402
 
 from deberta_jax.train import checkpoint  # noqa: E402
 from deberta_jax.train.compiled import FOLDER, is_whole  # noqa: E402
+from deberta_jax.train.loop import logged_lines  # noqa: E402
 from deberta_jax.train.session import CHECKPOINTS  # noqa: E402
 from made_up import made_up_documents, write_tokenizer  # noqa: E402
 from runs import PATIENCE, assert_same_run, finish, prepare_rows, start, tiny_flags  # noqa: E402
@@ -68,6 +69,12 @@ class Target:
         path = self.workdir / name
         return {path.stat().st_mtime_ns} if path.exists() else set()
 
+    def logged(self) -> set[int]:
+        """The file with steps that are logged and not saved, if there are such: each start replaces it."""
+        path = self.workdir / "metrics.jsonl"
+        newer = any(line["step"] > self.newest() for line in logged_lines(self.workdir))
+        return {path.stat().st_ino} if newer else set()
+
     def traces(self) -> dict[str, set]:
         """What tells, by what is new in it, how far a process came; the last first."""
         return {
@@ -75,7 +82,7 @@ class Target:
             "in a save": self.unfinished(),
             "in a write of the compile cache": {path for path in self._programs.glob("*-cache") if not is_whole(path)},
             "after a save": {self.newest()},
-            "after a step": self.written("metrics.jsonl"),
+            "after a step": self.logged(),
             "before the first step": self.written("environment.json"),
         }
 
@@ -116,10 +123,8 @@ def caching(target: Target) -> subprocess.Popen:
 
 def stepping(target: Target) -> subprocess.Popen:
     """Shortly after a step: in another one, in an evaluation, in a save."""
-    written, process = target.written("environment.json"), target.begin()
-    until(lambda: target.written("environment.json") - written, process)
-    written = target.written("metrics.jsonl")
-    until(lambda: target.written("metrics.jsonl") - written, process)
+    logged, process = target.logged(), target.begin()
+    until(lambda: target.logged() - logged, process)
     time.sleep(target.chance.uniform(0, 1))
     return process
 
