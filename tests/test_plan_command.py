@@ -92,7 +92,7 @@ class TestWithTheCompiler:
         assert "modelled" in done.stdout and "Largest batch that fits" in done.stdout
 
     def test_one_that_does_not_exits_with_3_and_advice(self):
-        done = plan("--config=configs/mlm.py:v3_small", "--topology=v5e:2x4", *SMALL[:1], "--config.batch_size=8192")
+        done = plan("--config=configs/mlm.py:v3_small", "--topology=v5e:2x4", *SMALL[:1], "--config.batch_size=2048")
         assert done.returncode == 3
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("doesnotfit: ") and "GiB more" in last and "remat" in last and "fit" in last
