@@ -160,9 +160,13 @@ def test_data_that_are_lost_in_the_third_step_end_the_process_in_one_line(troubl
     assert said.startswith(f"failed: {rows}: rows cannot be read any more: ")
 
 
-def test_killed_at_delicate_instants_each_restart_goes_on(launch, prepared, left_alone, tmp_path):
+def test_killed_at_delicate_instants_each_restart_goes_on(prepared, left_alone, tmp_path):
     """`python tests/kill_often.py --kills=50` does it longer."""
-    cache = launch.keywords["cache"]
+    cache = tmp_path / "cache"  # of its own: it must hold the programs of no other run
+    first = finish(
+        start("train.py", *tiny_flags(prepared, steps=STEPS), f"--workdir={tmp_path / 'first'}", cache=cache)
+    )
+    assert first.returncode == 0, first.stderr
     target = Target(tiny_flags(prepared, steps=STEPS), tmp_path / "run", cache, random.Random(0))
     fell = kill_often(target, [saving, caching, sealing])
     assert fell.total() == 3
