@@ -1,6 +1,5 @@
 """The picture of a run: its losses and scores, training and held out, from its metrics.jsonl."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from deberta_jax.errors import Refused
+from deberta_jax.reports.series import Series, read_series
 
 TRAINING, HELD_OUT, BASELINE = "#4477aa", "#cc3311", "#777777"  # tell apart without colour vision too
 SMOOTHED_POINTS = 60  # the smooth curve averages len / SMOOTHED_POINTS neighbours on either side
-
-
-@dataclass(frozen=True)
-class Series:
-    """One quantity: `values` [n] measured after `steps` [n]."""
-
-    steps: np.ndarray
-    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -89,16 +81,11 @@ def read_metrics(metrics_jsonl: str | Path) -> dict[str, Series]:
     path = Path(metrics_jsonl)
     if not path.is_file():
         raise Refused(f"{path} does not exist: a run leaves its metrics.jsonl in its workdir")
-    points: dict[str, list[tuple[int, float]]] = {}
-    complete_lines = path.read_text().rpartition("\n")[0]  # a run that is being written may end in half a line
-    for line in complete_lines.splitlines():
-        row = json.loads(line)
-        for key, value in row.items():
-            if isinstance(value, (int, float)):
-                points.setdefault(key, []).append((row["step"], value))
-    if not points.keys() & {"loss", "eval/loss"}:
+    found = {key: series.finite() for key, series in read_series(path).items()}
+    metrics = {key: series for key, series in found.items() if series.steps.size}
+    if not metrics.keys() & {"loss", "eval/loss"}:
         raise Refused(f"{path} holds no loss yet")
-    return {key: Series(*map(np.array, zip(*pairs, strict=True))) for key, pairs in points.items()}
+    return metrics
 
 
 def draw_curves(metrics: dict[str, Series]) -> Figure:
