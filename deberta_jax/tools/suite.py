@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TextIO
 from tqdm import tqdm
 
 from deberta_jax.data.prepared import write_text
-from deberta_jax.errors import Refused, RunError, Stopped
+from deberta_jax.errors import Refused, Stopped
+from deberta_jax.reports.last_words import error_in
 
 RESULT = "result.json"
 FLAGS = "flags.json"  # of the last start
@@ -102,21 +103,7 @@ def outcome_of(job: Job, workdir: Path) -> Outcome:
     log = (
         (place / LOG).read_text(errors="replace") if (place / LOG).is_file() else ""
     )  # a progress bar gives many lines
-    return Outcome(job, None, _error_in(log) or "it was not run")
-
-
-def _error_in(log: str) -> str:
-    """What ended a run: its own last words, else the error of the last traceback, else the last line; "" of no log.
-
-    After a traceback the last line may be a note, or the end of a long message.
-    """
-    lines = [line.rstrip() for line in log.split("\n")]
-    last = next((line.strip() for line in reversed(lines) if line), "")
-    if last.partition(":")[0] in {kind.__name__.lower() for kind in RunError.__subclasses__()}:
-        return last
-    traces = [number for number, line in enumerate(lines) if line.startswith("Traceback ")]
-    after = lines[traces[-1] + 1 :] if traces else []
-    return next((line for line in after if line and not line.startswith(" ")), last)
+    return Outcome(job, None, error_in(log) or "it was not run")
 
 
 def _check_same(job: Job, place: Path) -> None:
