@@ -20,6 +20,7 @@ import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe", "--disable-background-networking")
+SENT = "Network.requestWillBeSent"
 SAID = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")  # all that a console shows
 
 
@@ -29,6 +30,7 @@ class Seen(NamedTuple):
     requests: tuple[str, ...]  # URLs, the page's own first
     console: tuple[str, ...]  # messages and errors, as JSON
     width: int  # of what there is to scroll to, in pixels
+    window: int  # of it without its scroll bar
     text: str
     screenshot: bytes  # PNG of the whole page
 
@@ -41,49 +43,56 @@ def program() -> str:
     return found
 
 
-def look_at(page: Path, width: int) -> Seen:
-    """Loads the file `page` into a window of `width` pixels."""
+def look_at(*pages: Path, width: int) -> list[Seen]:
+    """Loads each of the files into a window of its own, `width` pixels wide."""
     with _browser() as browser:
-        (target,) = [each for each in browser.call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
-        browser.session = browser.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            browser.call(f"{domain}.enable")
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.call("Emulation.setDeviceMetricsOverride", **size)
-        opened = browser.call("Page.navigate", url=page.resolve().as_uri())
-        assert "errorText" not in opened, opened["errorText"]
-        browser.wait_for("Page.loadEventFired")
-        # A failed request is said after the page has loaded; two frames later all is drawn.
-        browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        scrolled = browser.evaluate("document.documentElement.scrollWidth")
-        text = browser.evaluate("document.body.innerText")
-        picture = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-        sent = [
-            each["params"]["request"]["url"] for each in browser.events if each["method"] == "Network.requestWillBeSent"
-        ]
-        said = [json.dumps(each["params"]) for each in browser.events if each["method"] in SAID]
-        return Seen(tuple(sent), tuple(said), scrolled, text, base64.b64decode(picture))
+        return [_look(browser, page, width) for page in pages]
+
+
+def _look(browser: "_Browser", page: Path, width: int) -> Seen:
+    browser.open_window()
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        browser.call(f"{domain}.enable")
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.call("Emulation.setDeviceMetricsOverride", **size)
+    opened = browser.call("Page.navigate", url=page.resolve().as_uri())
+    assert "errorText" not in opened, opened["errorText"]
+    browser.wait_for("Page.loadEventFired")
+    # A failed request is said after the page has loaded; two frames later all is drawn.
+    browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    widths = [browser.evaluate(f"document.documentElement.{name}") for name in ("scrollWidth", "clientWidth")]
+    text = browser.evaluate("document.body.innerText")
+    picture = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+    sent = [event["params"]["request"]["url"] for event in browser.events if event["method"] == SENT]
+    said = [json.dumps(event["params"]) for event in browser.events if event["method"] in SAID]
+    return Seen(tuple(sent), tuple(said), *widths, text, base64.b64decode(picture))
 
 
 class _Browser:
-    """Sends commands, and keeps the events that come meanwhile."""
+    """Sends commands to a window, and keeps the events that come from it meanwhile."""
 
     def __init__(self, to: BinaryIO, answers: BinaryIO):
-        self.events: list[dict[str, Any]] = []
-        self.session: str | None = None
+        self.events: list[dict[str, Any]] = []  # of the window
+        self._session: dict[str, str] = {}  # none: the browser itself
         self._to, self._messages, self._numbers = to, _messages(answers), itertools.count(1)
+
+    def open_window(self) -> None:
+        """A new one, which all that follows is about."""
+        self._session = {}
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        self.events = []
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
-        message = {"id": number, "method": method, "params": params}
-        message |= {"sessionId": self.session} if self.session else {}
+        message = {"id": number, "method": method, "params": params} | self._session
         self._to.write(json.dumps(message).encode() + b"\0")
         self._to.flush()
         for answer in self._messages:
             if answer.get("id") == number:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
-            self.events.append(answer)
+            self._keep(answer)
         raise AssertionError("the browser went away")
 
     def evaluate(self, script: str) -> Any:
@@ -92,7 +101,11 @@ class _Browser:
 
     def wait_for(self, method: str) -> None:
         while not any(event["method"] == method for event in self.events):
-            self.events.append(next(self._messages))
+            self._keep(next(self._messages))
+
+    def _keep(self, event: dict[str, Any]) -> None:
+        if "sessionId" in self._session and event.get("sessionId") == self._session["sessionId"]:
+            self.events.append(event)
 
 
 def _messages(stream: BinaryIO) -> Iterator[dict[str, Any]]:

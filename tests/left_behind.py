@@ -40,7 +40,7 @@ def config_with(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def curve(final: float, until: int = STEPS, seed: int = 0) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl up to a step: a loss that falls to `final`, noisy in training; held out an accuracy too."""
+    """Lines of metrics.jsonl up to a step: a loss that falls to `final`, noisy in training; an accuracy held out."""
     noise = np.random.default_rng(seed).normal(0, 0.05, until + 1)
     lines = []
     for step in range(1, until + 1):

@@ -17,6 +17,7 @@ from deberta_jax.reports.variations import Variation
 # Tell apart without colour vision too (Tol's "muted" without its palest); dashes take over once they are used up.
 COLOURS = ("#4477aa", "#cc3311", "#117733", "#ddaa33", "#882255", "#44aa99", "#999933", "#332288")
 DASHES = ("", "6 2", "2 2")  # lengths of strokes and gaps
+SCORE = "eval/score"
 OTHER = "#bbbbbb"  # of variations that are left when colours and dashes are used up
 MOST_POINTS = 400  # of a curve
 SETTLED = 0.1  # of the longest run: what is before does not decide the height of a panel
@@ -72,12 +73,14 @@ def _quantity(key: str, panels: Sequence[Panel]) -> Quantity:
 
 
 def _alike(runs: Sequence[Run], quantity: Quantity, other: Quantity) -> bool:
-    """Whether two quantities are one number under two names, as a task's score and its only metric."""
-    pairs = [(run.metrics.get(quantity.key), run.metrics.get(other.key)) for run in runs]
+    """Whether one is the score that chooses the checkpoint, and the other the metric it was computed from."""
+    if SCORE not in (quantity.key, other.key):
+        return False
+    evaluated = [run.metrics for run in runs if {quantity.key, other.key} & run.metrics.keys()]
     return all(
-        (one is None) == (two is None)
-        and (one is None or (np.array_equal(one.steps, two.steps) and np.array_equal(one.values, two.values, True)))
-        for one, two in pairs
+        {quantity.key, other.key} <= metrics.keys()
+        and np.array_equal(metrics[quantity.key].values, metrics[other.key].values, equal_nan=True)
+        for metrics in evaluated
     )
 
 

@@ -84,19 +84,22 @@ def find(folders: Sequence[Path]) -> Found:
     """
     places = [_existing(folder).resolve() for folder in folders]
     root = Path(os.path.commonpath(places))
-    below = [_runs_below(place, LEVELS) for place in places]
-    for folder, found in zip(folders, below, strict=True):
-        if not found:
+    found: dict[Path, Trial | None] = {}
+    for folder, place in zip(folders, places, strict=True):
+        below = list(_runs_below(place, LEVELS))
+        if not below:
             raise Refused(f"{folder} holds no run: there is no metrics.jsonl in it or up to {LEVELS} levels below it")
-    paths = [path for found in below for path in found]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise Refused(f"{path} is given twice")
-    trials = {path: trial for found in below for path, trial in found.items()}
-    sweeps = dict.fromkeys(trial.sweep for trial in trials.values() if trial)
-    runs = [_read(path, str(path.relative_to(root)), trial) for path, trial in trials.items()]
+        for path, trial in below:
+            if path in found:
+                raise Refused(f"{path} comes twice")
+            found[path] = trial
+    sweeps = dict.fromkeys(trial.sweep for trial in found.values() if trial)
     suites = [_fields(place / SUITE, "command")[0] for place in places if (place / SUITE).is_file()]
-    return Found(tuple(runs), tuple(sweeps), tuple(dict.fromkeys([*(sweep.command for sweep in sweeps), *suites])))
+    return Found(
+        runs=tuple(_read(path, str(path.relative_to(root)), trial) for path, trial in found.items()),
+        sweeps=tuple(sweeps),
+        commands=tuple(dict.fromkeys([*(sweep.command for sweep in sweeps), *suites])),
+    )
 
 
 def _existing(folder: Path) -> Path:
@@ -107,14 +110,15 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _runs_below(folder: Path, levels: int) -> dict[Path, Trial | None]:
+def _runs_below(folder: Path, levels: int) -> Iterator[tuple[Path, Trial | None]]:
     """Each run's folder with its entry in a sweep, in the order of names, of a sweep in its own."""
     if (folder / SWEEP).is_file():
-        return dict(_trials(folder))
-    if any((folder / name).is_file() for name in OF_A_RUN):
-        return {folder: None}
-    inner = sorted(each for each in folder.iterdir() if each.is_dir()) if levels else []
-    return {path: trial for each in inner for path, trial in _runs_below(each, levels - 1).items()}
+        yield from _trials(folder)
+    elif any((folder / name).is_file() for name in OF_A_RUN):
+        yield folder, None
+    elif levels:
+        for inner in sorted(each for each in folder.iterdir() if each.is_dir()):
+            yield from _runs_below(inner, levels - 1)
 
 
 def _trials(folder: Path) -> Iterator[tuple[Path, Trial]]:

@@ -94,15 +94,14 @@ def differing_keys(variations: Sequence[Variation]) -> list[str]:
 
     A key that only some have differs; where a variation has no config, only what its trial overrides is looked at.
     """
-    whole = [each.settings for each in variations if any(run.config for run in each.runs)]
-    parts = [each.settings for each in variations]
-    keys = dict.fromkeys(key for settings in parts for key in settings)
-    return [
-        key
-        for key in keys
-        if len({_text(settings[key]) for settings in parts if key in settings}) > 1
-        or any(key in settings for settings in whole) != all(key in settings for settings in whole)
-    ]
+    known = [each.settings for each in variations]
+    whole = [each.settings for each in variations if any(run.config for run in each.runs)] or known
+    return [key for key in dict.fromkeys(key for settings in known for key in settings) if _differs(key, known, whole)]
+
+
+def _differs(key: str, known: Sequence[Settings], whole: Sequence[Settings]) -> bool:
+    values = {_text(settings[key]) for settings in known if key in settings}
+    return len(values) > 1 or len({key in settings for settings in whole}) > 1
 
 
 def seed_of(run: Run) -> int | None:
