@@ -24,7 +24,7 @@ def test_a_run_is_what_it_left_behind(tmp_path):
 
 
 def test_runs_up_to_two_levels_below_are_found_and_named_by_their_place(tmp_path):
-    for name in ("b/seed-1", "b/seed-0", "a", "c/d/too-deep"):
+    for name in ("b/seed-1", "b/seed-0", "a"):
         write_run(tmp_path / name, curve(2.0))
     (tmp_path / "a" / "tokenizer").mkdir()
     (tmp_path / "weights").mkdir()
@@ -32,6 +32,15 @@ def test_runs_up_to_two_levels_below_are_found_and_named_by_their_place(tmp_path
     assert [run.name for run in find([tmp_path]).runs] == ["a", "b/seed-0", "b/seed-1"]
     assert [run.name for run in find([tmp_path / "b", tmp_path / "a"]).runs] == ["b/seed-0", "b/seed-1", "a"]
     assert [run.name for run in find([tmp_path / "b" / "seed-1"]).runs] == ["seed-1"]
+
+
+@pytest.mark.parametrize("write", [lambda folder: write_run(folder, []), lambda folder: write_sweep(folder, {"a": {}})])
+def test_runs_further_below_are_not_left_out_without_a_word(tmp_path, write):
+    write_run(tmp_path / "a", curve(2.0))
+    write(tmp_path / "b" / "c" / "deep")
+    with pytest.raises(Refused, match="b/c/deep is more than 2 levels below: name folders that are nearer"):
+        find([tmp_path])
+    assert len(find([tmp_path / "a", tmp_path / "b"]).runs) == 2
 
 
 def test_a_sweep_has_all_its_trials_in_its_own_order(tmp_path):

@@ -67,9 +67,11 @@ def quantities_of(runs: Sequence[Run], metric: Metric) -> tuple[Quantity, ...]:
 def _quantity(key: str, panels: Sequence[Panel]) -> Quantity:
     """With the title of the single panel of curves.py that has the key, else with the key alone."""
     own = [panel for panel in panels if panel.key == key.removeprefix("eval/")]
-    title = own[0].title if len(own) == 1 and own[0].title != own[0].key else ""
+    title = own[0].title.removeprefix(f"{own[0].key.partition('/')[0]}: ") if len(own) == 1 else ""
     percent = bool(own) and own[0].number.endswith("%")
-    return Quantity(key, f"{key}: {title}" if title else key, percent, training=not key.startswith("eval/"))
+    return Quantity(
+        key, key if title in ("", key, "loss") else f"{key}: {title}", percent, training=not key.startswith("eval/")
+    )
 
 
 def _alike(runs: Sequence[Run], quantity: Quantity, other: Quantity) -> bool:
@@ -104,7 +106,7 @@ def draw_comparison(variations: Sequence[Variation], quantities: Sequence[Quanti
             for run in variation.runs:
                 if quantity.key in run.metrics:
                     drawn.append(curve(run.metrics[quantity.key], quantity, scales[run]))
-                    _draw_curve(axes, drawn[-1], style_of(rank))
+                    _draw_curve(axes, drawn[-1], style_of(rank), marked=not quantity.training)
         axes.set_xlim(0, (1 + MARGIN) * max(longest, 1))
         if (heights := limits(drawn)) is not None:
             axes.set_ylim(*heights)
@@ -151,9 +153,9 @@ def limits(curves: Sequence[Series]) -> tuple[float, float] | None:
     return (bottom - margin, top + margin) if margin else None
 
 
-def _draw_curve(axes: Axes, series: Series, style: Style) -> None:
+def _draw_curve(axes: Axes, series: Series, style: Style, *, marked: bool) -> None:
     line = (0, [float(length) for length in style.dashes.split()]) if style.dashes else "-"
-    marker = "." if len(series.steps) <= FEW_POINTS else ""
+    marker = "." if len(series.steps) <= (FEW_POINTS if marked else 1) else ""
     axes.plot(
         series.steps, series.values, color=style.colour, linestyle=line, linewidth=1.1, marker=marker, markersize=4
     )

@@ -111,14 +111,24 @@ def _existing(folder: Path) -> Path:
 
 
 def _runs_below(folder: Path, levels: int) -> Iterator[tuple[Path, Trial | None]]:
-    """Each run's folder with its entry in a sweep, in the order of names, of a sweep in its own."""
+    """Each run's folder with its entry in a sweep, in the order of names, of a sweep in its own.
+
+    Raises Refused where there are more below that, which would be left out.
+    """
     if (folder / SWEEP).is_file():
         yield from _trials(folder)
-    elif any((folder / name).is_file() for name in OF_A_RUN):
+    elif _is_run(folder):
         yield folder, None
-    elif levels:
+    else:
         for inner in sorted(each for each in folder.iterdir() if each.is_dir()):
-            yield from _runs_below(inner, levels - 1)
+            if levels:
+                yield from _runs_below(inner, levels - 1)
+            elif _is_run(inner) or (inner / SWEEP).is_file():
+                raise Refused(f"{inner} is more than {LEVELS} levels below: name folders that are nearer to their runs")
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in OF_A_RUN)
 
 
 def _trials(folder: Path) -> Iterator[tuple[Path, Trial]]:
