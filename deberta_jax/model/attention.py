@@ -18,6 +18,7 @@ from deberta_jax.ops.attention.softmax import masked_softmax, mix
 from deberta_jax.ops.dropout import Noise, dropout, shared_dropout
 
 SITE_TABLE, SITE_PROBABILITIES, SITE_OUTPUT = 0, 1, 2  # where in a layer a dropout stands; 3 is the block's own
+ASKED = "asked"  # in Flax's collection "intermediates": (queries, Memory) of each call in which all positions ask
 
 
 class Memory(struct.PyTreeNode):
@@ -103,18 +104,9 @@ class DisentangledAttention(nn.Module):
         rate = cfg.attention_dropout if noise else 0.0
         if rate:
             seed_bhq = noise.at(SITE_PROBABILITIES).line_seeds(cfg.num_heads, length)
-        problem = Problem(
-            constrain(q_bqhd, "batch", "length", "heads", "head_size"),
-            memory.k_bkhd,
-            memory.v_bkhd,
-            memory.pos_k_rhd,
-            memory.pos_q_rhd,
-            _rows(cfg, length),
-            cfg.pos_att_type,
-            document_bk,
-            seed_bhq,
-            rate,
-        )
+        q_bqhd = constrain(q_bqhd, "batch", "length", "heads", "head_size")
+        self.sow("intermediates", ASKED, (q_bqhd, memory))  # does nothing unless the collection is asked for
+        problem = problem_of(cfg, q_bqhd, memory, document_bk, seed_bhq, rate)
         mixed_bqhd = choice.attend(problem, cfg.attention, facts_of(cfg, *q_bqhd.shape[:2], rate))
         return constrain(mixed_bqhd, "batch", "length", "heads", "head_size")
 
@@ -126,6 +118,29 @@ class DisentangledAttention(nn.Module):
         p_hbpk = masked_softmax(s_hbpk, allowed_pairs(queries.document_bp, document_bk))
         p_bhpk = dropout(p_hbpk.swapaxes(0, 1), cfg.attention_dropout, noise and noise.at(SITE_PROBABILITIES))
         return mix(p_bhpk.swapaxes(0, 1), memory.v_bkhd)
+
+
+def problem_of(
+    cfg: ModelConfig,
+    q_bqhd: jax.Array,
+    memory: Memory,
+    document_bk: jax.Array,
+    seed_bhq: jax.Array | None = None,
+    rate: float = 0.0,
+) -> Problem:
+    """What is to be solved when every position asks: see `Problem` for the last two, which are of dropout."""
+    return Problem(
+        q_bqhd,
+        memory.k_bkhd,
+        memory.v_bkhd,
+        memory.pos_k_rhd,
+        memory.pos_q_rhd,
+        _rows(cfg, q_bqhd.shape[1]),
+        cfg.pos_att_type,
+        document_bk,
+        seed_bhq,
+        rate,
+    )
 
 
 def facts_of(cfg: ModelConfig, rows: int, length: int, rate: float) -> choice.Facts:

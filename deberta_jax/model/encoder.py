@@ -271,7 +271,7 @@ def _scanned(cfg: ModelConfig):
     """Block over the stacked layers: compile time is flat in depth, or without `scan_layers` grows with it."""
     return nn.scan(
         _block(cfg),
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
         length=scanned_layers(cfg),
