@@ -115,14 +115,11 @@ def export_workdir(workdir: Path, output: Path, head: str) -> None:
     from deberta_jax.convert.hf_config import fields_of
     from deberta_jax.convert.save import save_pretrained
     from deberta_jax.tokenizers import load_tokenizer
-    from deberta_jax.train import checkpoint, session
+    from deberta_jax.train import session
 
     if output.is_dir() and any(output.iterdir()):
         raise Refused(f"{output} is not empty")
-    directory, step = session.trained_checkpoint(workdir)
-    meta = checkpoint.read_meta(directory, step)
-    read = _read_model if "head" in meta or meta["config"]["objective"] != "rtd" else _read_pair
-    models = read(workdir, directory, step, meta, head)
+    step, models = trained_models(workdir, head)
     for model, _ in models.values():
         fields_of(model.cfg)  # refuses what transformers lacks before the first of two is written
     vocabulary = workdir / session.TOKENIZER
@@ -131,6 +128,22 @@ def export_workdir(workdir: Path, output: Path, head: str) -> None:
         place = output / OF_PAIR[name] if len(models) > 1 else output
         save_pretrained(place, model, params, tokenizer=tokenizer)
         print(f"{place}: step {step} of {workdir}, head {name}")
+
+
+def trained_models(workdir: Path, head: str) -> tuple[int, dict]:
+    """(step, {head: (model, parameters)}) of the checkpoint that counts: of one model, or of those of a pair that the
+    `head` asks for, "auto" for all. Raises Refused for a head that is not there."""
+    from deberta_jax.train import checkpoint, session
+
+    directory, step = session.trained_checkpoint(workdir)
+    meta = checkpoint.read_meta(directory, step)
+    read = _read_pair if holds_pair(meta) else _read_model
+    return step, read(workdir, directory, step, meta, head)
+
+
+def holds_pair(meta: dict) -> bool:
+    """Whether a checkpoint that says `meta` is of two models: a run's own of rtd. (A converted one names its head.)"""
+    return "head" not in meta and meta["config"]["objective"] == "rtd"
 
 
 def _read_model(workdir: Path, directory: Path, step: int, meta: dict, asked: str) -> dict:
