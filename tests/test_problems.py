@@ -24,9 +24,11 @@ ROWS = BATCH["input_ids"], BATCH["documents"]
 PLACES = np.broadcast_to(np.arange(20), (2, 20))
 KINDS = {
     "v3, recomputed in training": {"remat": "full"},
-    "v2 with its convolution": {"conv_kernel_size": 3, "conv_act": "tanh"},
-    "v1": {"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none", "position_buckets": 0},
-    "every term, layers written out": {"pos_att_type": ("c2p", "p2c", "p2p"), "scan_layers": False},
+    "v2 with its convolution and every term": {"conv_kernel_size": 3, "pos_att_type": ("c2p", "p2c", "p2p")},
+    "v1, layers written out": {
+        **{"share_att_key": False, "key_bias": False, "norm_rel_ebd": "none"},
+        **{"position_buckets": 0, "scan_layers": False},
+    },
     "plain, one layer": {"pos_att_type": (), "position_biased_input": True, "decoder": "none", "num_layers": 1},
 }
 
