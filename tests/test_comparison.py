@@ -117,6 +117,11 @@ def test_neither_the_start_nor_a_diverging_run_decides_the_height():
     bottom, top = limits([falling])
     assert settled.min() > bottom > settled.min() - 0.2
     assert top < falling.values[0] / 2
+    straight = Series(steps, 10.0 - steps / 20)
+    assert (
+        limits([straight])[1] == pytest.approx(straight.values[9], abs=0.25)
+        and straight.values[0] > limits([straight])[1]
+    )
     flat_runs = [Series(steps, 2 + 0.01 * rank + 0.001 * steps) for rank in range(5)]
     calm = limits(flat_runs)
     wild = limits([*flat_runs, Series(steps, 2.0 * steps)])

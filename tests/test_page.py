@@ -70,6 +70,10 @@ def test_colours_lead_from_the_table_to_the_curves(study, root):
     named = {words(line): line.find(f"{HTML}svg/{HTML}line").get("stroke") for line in legend}
     assert list(named) == [each.name for each in study.variations]
     assert len(set(named.values())) == len(named) and set(named.values()) <= drawn
+    own = [(each.name, named[each.name]) for each in study.variations]
+    of_runs = [(run.name, named[each.name]) for each in study.variations for run in each.runs]
+    for body, lines in zip(root.iter(HTML + "tbody"), (own, of_runs), strict=False):
+        assert [(words(row[0]), row[0].find(f"{HTML}svg/{HTML}line").get("stroke")) for row in body] == lines
 
 
 def test_the_best_is_marked_and_what_went_wrong_is_seen(root):

@@ -46,6 +46,13 @@ def test_runs_that_differ_in_their_seed_are_one_variation_and_the_best_comes_fir
     assert differing_keys(variations) == ["optimizer.learning_rate"]
 
 
+def test_runs_stand_in_the_order_of_their_seeds_not_of_their_names(tmp_path):
+    for seed in (2, 10, 1):
+        ended(tmp_path / f"seed-{seed}", 1.0, seed=seed)
+    (variation,) = found_in(tmp_path)
+    assert [seed_of(run) for run in variation.runs] == [1, 2, 10]
+
+
 def test_only_runs_that_are_done_count(tmp_path):
     ended(tmp_path / "a" / "seed-0", 2.0, seed=0)
     write_run(tmp_path / "a" / "seed-1", [{"step": 50, "eval/loss": 9.0}], {"seed": 1})

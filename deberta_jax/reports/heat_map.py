@@ -84,9 +84,9 @@ def draw_heat_map(grid: Grid, metric: Metric) -> Figure:
         colour = "white" if shades[row, column] > WHITE_FROM else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
     if np.isfinite(grid.means).any():
-        best = np.nanargmax(shades)
-        row, column = np.unravel_index(best, shades.shape)
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#222222", linewidth=1.6))
+        row, column = np.unravel_index(np.nanargmax(shades), shades.shape)
+        corner = column - 0.5, row - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#222222", linewidth=1.6, zorder=3))
     _name_axes(axes, grid, metric)
     return figure
 
