@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,23 +133,28 @@ def read_config(source: str, assignments: list[tuple[str, str]]) -> LoadedConfig
 
 def describe(config: ConfigDict, preset: ConfigDict) -> str:
     """Every key of `config` as a sorted `key = value` line, with the preset's value where it differs."""
-    before = _leaves(preset)
+    before = leaves(preset)
     lines = []
-    for key, value in sorted(_leaves(config).items()):
+    for key, value in sorted(leaves(config).items()):
         note = "" if value == before[key] else f"  # preset: {before[key]!r}"
         lines.append(f"{key} = {value!r}{note}")
     return "\n".join(lines)
 
 
 def _read_source(source: str) -> ConfigDict:
-    stem, is_python, argument = source.rpartition(".py:")
-    path = Path(stem + ".py" if is_python else source)
+    name, arguments = _path_and_arguments(source)
+    path = Path(name)
     if path.suffix not in (".py", ".json"):
         raise Refused(f"--config={source}: expects a .py file or a run's config.json")
     if not path.is_file():
         names = [file.name for file in path.parent.glob("*" + path.suffix)]
         raise Refused(f"config file {path} does not exist{nearest(path.name, names)}")
-    return _read_json(path) if path.suffix == ".json" else _read_python(path, argument.split(",") if is_python else [])
+    return _read_json(path) if path.suffix == ".json" else _read_python(path, arguments)
+
+
+def _path_and_arguments(source: str) -> tuple[str, list[str]]:
+    stem, is_python, argument = source.rpartition(".py:")
+    return (stem + ".py", argument.split(",")) if is_python else (source, [])
 
 
 def _read_json(path: Path) -> ConfigDict:
@@ -169,7 +175,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def _read_python(path: Path, arguments: list[str]) -> ConfigDict:
-    get_config = _load_get_config(path)
+    get_config = _module_of(path).get_config
     try:
         inspect.signature(get_config).bind(*arguments)
     except TypeError as error:
@@ -181,10 +187,21 @@ def _read_python(path: Path, arguments: list[str]) -> ConfigDict:
         raise Refused(f"config {':'.join([str(path), *arguments])}: {type(error).__name__} {error}") from error
 
 
-def _load_get_config(path: Path) -> Any:
-    root = str(path.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.append(root)  # so that `from configs import sizes` works from any directory
+def read_sweep(source: str) -> Any:
+    """What get_sweep() of the config file returns; () where it has no such function."""
+    path = Path(_path_and_arguments(source)[0])
+    if path.suffix != ".py" or not path.is_file():
+        return ()  # read_config says what is wrong with it
+    module = _module_of(path)
+    return module.get_sweep() if hasattr(module, "get_sweep") else ()
+
+
+def _module_of(path: Path) -> types.ModuleType:
+    root = path.resolve().parent.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # so that `from configs import sizes` works from any directory
     spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -193,7 +210,7 @@ def _load_get_config(path: Path) -> Any:
         raise Refused(f"config {path} cannot be loaded: {error}") from error
     if not hasattr(module, "get_config"):
         raise Refused(f"config {path} defines no get_config()")
-    return module.get_config
+    return module
 
 
 def _assign(config: ConfigDict, key: str, text: str) -> Any:
@@ -203,17 +220,18 @@ def _assign(config: ConfigDict, key: str, text: str) -> Any:
     for part in groups:
         group = group[part] if isinstance(group, ConfigDict) and part in group else None
     if not isinstance(group, ConfigDict) or name not in group:
-        raise Refused(f"config has no key {key!r}{nearest(key, _leaves(config))}")
+        raise Refused(f"config has no key {key!r}{nearest(key, leaves(config))}")
     if isinstance(group[name], ConfigDict):
         raise Refused(f"config.{key} is a group of keys: set one of {', '.join(f'{key}.{k}' for k in group[name])}")
     group[name] = _value_like(group[name], group.get_type(name), key, text)
     return group[name]
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Every value of a config by its dotted key."""
     found = {}
     for key, value in config.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
     return found
 
 

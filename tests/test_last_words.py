@@ -10,7 +10,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File x, line 1\n    f()\n"
     ("log", "error"),
     [
         ("", ""),
-        ("step 1\rstep 2\n\n", "step 1\rstep 2"),
+        ("step 1\rstep 2\n\n", "step 2"),
         (f"{TRACEBACK}ValueError: first\n{TRACEBACK}KeyError: 'b'\na note\n", "KeyError: 'b'"),
         (f"{TRACEBACK}ValueError: handled\nfailed: disk is full\n", "failed: disk is full"),
     ],

@@ -23,11 +23,12 @@ MAY_IMPORT = {  # room of deberta_jax -> other rooms; errors may be imported by 
     "objectives": {"model", "ops", "dist", "config"},
     "train": {"objectives", "dist", "data", "tasks", "config", "tokenizers", "reports"},
     "plan": {"train", "objectives", "dist", "data", "config"},
+    "sweep": {"data", "dist", "reports"},
     "convert": {"model", "dist", "tokenizers", "config"},
 }
 MAY_IMPORT_EVERYTHING = {"tools", "__init__"}
 OUTSIDE_THE_PACKAGE = {"train", "eval", "benchmarks", "configs", "tests"}  # as top-level modules: nothing imports them
-ROOMS_WITHOUT_JAX = {"errors", "config", "flags", "data", "tokenizers", "scores", "tasks"}
+ROOMS_WITHOUT_JAX = {"errors", "config", "flags", "data", "tokenizers", "scores", "tasks", "sweep"}
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 EXPERIMENTAL = {"pallas", "topologies", "multihost_utils", "mesh_utils"}
 ONLY_INSIDE_FUNCTIONS = {"tensorflow", "tensorflow_datasets", "torch", "transformers"}

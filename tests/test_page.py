@@ -1,3 +1,4 @@
+import json
 import re
 from xml.etree import ElementTree
 
@@ -102,8 +103,9 @@ def test_a_heat_map_stands_where_there_is_a_grid(root, tmp_path):
 
 def test_runs_without_any_number_make_a_page(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "flags.json").write_text("[]")
-    (tmp_path / "a" / "log.txt").write_text("refused: \x1b[31mno such\x00 label")
+    error = "refused: \x1b[31mno such\x00 label"
+    ended = {"state": "failed", "exit_code": 2, "error": error, "seconds": 1.5, "flags": []}
+    (tmp_path / "a" / "trial.json").write_text(json.dumps(ended))
     text = page(study_of(find([tmp_path]), None, "failed"))
     root = ElementTree.fromstring(text)
     assert "refused:  [31mno such  label" in words(root)

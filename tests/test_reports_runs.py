@@ -75,18 +75,23 @@ def test_runs_without_a_sweep_say_themselves_how_they_ended(tmp_path):
     (tmp_path / "t" / "going-on" / "log.txt").write_text("  5%|# | 1/2 [00:01]\r 10%")
     early = tmp_path / "t" / "no-metrics"  # of a suite: it never came as far as its config
     early.mkdir()
-    (early / "flags.json").write_text("[]")
-    (early / "log.txt").write_text("Traceback (most recent call last):\n  File x\nMemoryError: much\n\na note\n")
+    ended = {"state": "failed", "exit_code": 1, "error": "MemoryError: much", "seconds": 1.5, "flags": []}
+    (early / "trial.json").write_text(json.dumps(ended))
+    raised = write_run(tmp_path / "t" / "raised", curve(2.0, 50))
+    (raised / "log.txt").write_text("Traceback (most recent call last):\n  File x\nMemoryError: much\n\na note\n")
     told = write_run(tmp_path / "t" / "told", curve(2.0, 50))
-    (told / "result.json").write_text(json.dumps({"seconds": 12.5, "step": 1}))
+    (told / "trial.json").write_text(
+        json.dumps(ended | {"state": "done", "exit_code": 0, "error": "", "seconds": 12.5})
+    )
     assert endings(tmp_path) == {
         "t/to-the-end": Ending("done"),
         "t/evaluated-too-early": Ending("unfinished"),
         "t/stopped": Ending("stopped", "stopped: SIGTERM at step 50"),
         "t/diverged": Ending("failed", "diverged: step 51"),
         "t/going-on": Ending("unfinished"),
-        "t/no-metrics": Ending("failed", "MemoryError: much"),
-        "t/told": Ending("done", seconds=12.5),
+        "t/no-metrics": Ending("failed", "MemoryError: much", 1, 1.5),
+        "t/raised": Ending("failed", "MemoryError: much"),
+        "t/told": Ending("done", "", 0, 12.5),
     }
 
 

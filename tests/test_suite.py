@@ -17,6 +17,7 @@ from deberta_jax import config as configs
 from deberta_jax.errors import Refused
 from deberta_jax.reports import suite_table
 from deberta_jax.reports.suite_table import Row, Run
+from deberta_jax.sweep.trial import RUNNING, Record, write_record
 from deberta_jax.tools.suite import Job, Outcome, outcome_of, require_start, run_jobs, start_of
 from runs import ROOT, finish, save_run, wait_for
 
@@ -100,7 +101,7 @@ def test_a_result_says_all_about_the_run(root):
 def test_only_the_best_parameters_are_kept_and_the_time_of_a_part_is_not_told(root):
     begun = root / "suite" / "task" / "begun"
     (begun / "checkpoints" / "5").mkdir(parents=True)
-    (begun / "flags.json").write_text(json.dumps(["--do=end", "--x=1"]))
+    write_record(begun, Record(RUNNING, None, "", None, ["--do=end", "--x=1"]))
     (begun / "best" / "5").mkdir(parents=True)
     (outcome,) = run_jobs(jobs(begun="end"), root / "suite")
     assert outcome.result["seconds"] is None
@@ -142,7 +143,7 @@ def test_a_start_is_a_checkpoint_with_its_digest(root):
 
 def test_a_killed_run_has_failed(root):
     killed, other = run_jobs(jobs(one="be killed", two="end"), root / "suite")
-    assert killed == Outcome(killed.job, None, "failed: ended by signal 9 (Killed)")
+    assert killed == Outcome(killed.job, None, "ended by signal 9 (Killed); the same command goes on with it")
     assert other.error == ""
 
 
@@ -177,25 +178,7 @@ def test_it_must_be_run_where_train_py_is(root, monkeypatch):
     assert not (root / "suite").exists()
 
 
-TRACEBACK = "Traceback (most recent call last):\n  File x, line 1\n    f()\n"
-LOGS = {
-    "step 1\nrefused: no file x\n": "refused: no file x",
-    "step 1\rstep 2\rstep 3": "step 3",
-    f"{TRACEBACK}ValueError: first\n\nDuring:\n\n{TRACEBACK}OSError: second\n more\n---\nnote\n": "OSError: second",
-    f"{TRACEBACK}OSError: in a thread\nstep 2\ndiverged: 10 steps\n\n": "diverged: 10 steps",
-    "something ended: badly\n  \n": "something ended: badly",
-    "": "it was not run",
-}
-
-
-@pytest.mark.parametrize(("log", "error"), LOGS.items(), ids=range(len(LOGS)))
-def test_the_error_of_a_run_is_the_line_that_says_it(log, error, tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "log.txt").write_text(log)
-    assert outcome_of(Job("a", ()), tmp_path) == Outcome(Job("a", ()), None, error)
-
-
-def test_a_run_without_a_log_was_not_run(tmp_path):
+def test_a_run_without_a_record_was_not_run(tmp_path):
     assert outcome_of(Job("a", ()), tmp_path).error == "it was not run"
 
 
@@ -203,6 +186,7 @@ SUITE = """
 import signal, sys
 from pathlib import Path
 from deberta_jax import errors
+from deberta_jax.sweep.trial import RUNNING, Record, write_record
 from deberta_jax.tools.suite import Job, run_jobs
 
 do, ignore = sys.argv[1:]

@@ -10,7 +10,7 @@ def error_in(log: str) -> str:
 
     After a traceback the last line may be a note, or the end of a long message.
     """
-    lines = [line.rstrip() for line in log.split("\n")]
+    lines = [line.rstrip() for line in log.replace("\r", "\n").split("\n")]  # a progress bar returns
     last = next((line.strip() for line in reversed(lines) if line), "")
     if ending_of(last):
         return last

@@ -1,7 +1,7 @@
 """What runs have left behind in their workdirs: settings, numbers, how they ended.
 
-A run's folder has metrics.jsonl (train.py), flags.json (tools/suite.py) or trial.json (tools/sweep.py). A sweep's
-folder has sweep.json, which names all of its trials, those too that have not been started.
+A run's folder has metrics.jsonl (train.py) or trial.json (tools/sweep.py and suites). A sweep's folder has sweep.json,
+which names all of its trials, those too that have not been started.
 """
 
 import json
@@ -18,11 +18,11 @@ from deberta_jax.reports.last_words import ending_of, error_in
 from deberta_jax.reports.series import Series, read_series
 
 SWEEP, TRIAL = "sweep.json", "trial.json"
-METRICS, FLAGS = "metrics.jsonl", "flags.json"
+METRICS = "metrics.jsonl"
 RESULT = "result.json"  # of a suite's run that ended well
 SUITE = "results.json"  # of a whole suite
 SCORES = Path("validation") / "scores.json"
-OF_A_RUN = (METRICS, FLAGS, TRIAL)
+OF_A_RUN = (METRICS, TRIAL)
 LEVELS = 2  # of folders below one that is given
 STATES = ("done", "running", "unfinished", "stopped", "failed", "not run")
 
@@ -146,7 +146,7 @@ def _read(path: Path, name: str, trial: Trial | None) -> Run:
     return Run(
         name=path.name if name == "." else name,
         path=path,
-        ending=_ending(path, config, metrics) if trial is None else _ending_of_trial(path),
+        ending=_ending_on_record(path) if trial or (path / TRIAL).is_file() else _ending(path, config, metrics),
         trial=trial,
         config=config,
         metrics=metrics,
@@ -155,7 +155,7 @@ def _read(path: Path, name: str, trial: Trial | None) -> Run:
     )
 
 
-def _ending_of_trial(path: Path) -> Ending:
+def _ending_on_record(path: Path) -> Ending:
     if not (path / TRIAL).is_file():
         return Ending("not run")
     ending = Ending(*_fields(path / TRIAL, "state", "error", "exit_code", "seconds"))
@@ -165,9 +165,7 @@ def _ending_of_trial(path: Path) -> Ending:
 
 
 def _ending(path: Path, config: Mapping[str, Any], metrics: Mapping[str, Series]) -> Ending:
-    """Of a run that no sweep has started: from what a suite notes, its numbers, its log."""
-    if (path / RESULT).is_file():
-        return Ending("done", seconds=_fields(path / RESULT, "seconds")[0])
+    """Of a run that was started by hand: from its numbers and its log."""
     if _trained(config, metrics):
         return Ending("done")
     log = (path / "log.txt").read_text(errors="replace") if (path / "log.txt").is_file() else ""

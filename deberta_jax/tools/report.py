@@ -10,6 +10,7 @@ report.csv; it is WORKDIR/report where there is one WORKDIR. Runs may still be g
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from deberta_jax import errors, flags
@@ -35,8 +36,15 @@ def main(argv: list[str]) -> None:
     given = None if args.metric is None else metric.parsed(args.metric)
     if args.output is None and len(args.workdirs) > 1:
         raise Refused("several WORKDIRs: say in --output=DIR where the report goes")
-    study = study_of(find(args.workdirs), given, ", ".join(map(str, args.workdirs)))
-    output = args.output or args.workdirs[0] / "report"
+    make(args.workdirs, given, args.output or args.workdirs[0] / "report")
+
+
+def make(workdirs: Sequence[Path], given: metric.Metric | None, output: Path) -> None:
+    """Writes the report of `workdirs` into `output`, and prints its table of variations.
+
+    Raises Refused where there is nothing to compare by `given` (None: by what fits).
+    """
+    study = study_of(find(workdirs), given, ", ".join(map(str, workdirs)))
     write(output, {"report.html": page(study), "report.md": markdown(study), "report.csv": csv_text(study)})
     print(f"{counts(study.runs)}\n\n{markdown_table(variations_table(study))}\n\n{output / 'report.html'}")
 

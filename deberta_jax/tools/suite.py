@@ -1,31 +1,34 @@
 """Many runs of train.py, one after another: finished ones are skipped, failed ones stop nothing."""
 
+import dataclasses
 import hashlib
 import json
+import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Refused, Stopped
-from deberta_jax.reports.last_words import error_in
+from deberta_jax.reports.runs import RESULT, SCORES
+from deberta_jax.sweep.local import Signals
+from deberta_jax.sweep.process import Start
+from deberta_jax.sweep.trial import (
+    CHECKPOINTS,
+    DONE,
+    FAILED,
+    Trial,
+    check_same,
+    read_record,
+    require_same,
+    write_record,
+)
 
-RESULT = "result.json"
-FLAGS = "flags.json"  # of the last start
-LOG = "log.txt"
 START = "start.json"  # of the whole suite
-SCORES = Path("validation") / "scores.json"
-CHECKPOINTS = "checkpoints"
-STOPPED = Stopped.exit_code
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Job(NamedTuple):
@@ -55,7 +58,7 @@ def run_jobs(jobs: Sequence[Job], workdir: Path) -> list[Outcome]:
     for job in jobs:
         _check_same(job, workdir / job.name)
     outcomes = []
-    with _Signals() as signals:
+    with Signals() as signals:
         for number, job in enumerate(jobs, 1):
             place = workdir / job.name
             if not (place / RESULT).is_file():
@@ -100,81 +103,36 @@ def outcome_of(job: Job, workdir: Path) -> Outcome:
     place = workdir / job.name
     if (place / RESULT).is_file():
         return Outcome(job, json.loads((place / RESULT).read_text()), "")
-    log = (
-        (place / LOG).read_text(errors="replace") if (place / LOG).is_file() else ""
-    )  # a progress bar gives many lines
-    return Outcome(job, None, error_in(log) or "it was not run")
+    record = read_record(place)
+    return Outcome(job, None, record.error if record and record.error else "it was not run")
 
 
 def _check_same(job: Job, place: Path) -> None:
     """A finished run, or one that would go on from a checkpoint, must be the one that is asked for."""
     if (place / RESULT).is_file():
-        done = json.loads((place / RESULT).read_text())["flags"]
-    elif (place / FLAGS).is_file() and (place / CHECKPOINTS).is_dir() and any((place / CHECKPOINTS).iterdir()):
-        done = json.loads((place / FLAGS).read_text())
+        require_same(json.loads((place / RESULT).read_text())["flags"], job.flags, place)
     else:
-        return
-    if done != list(job.flags):
-        changed = sorted(set(done) ^ set(job.flags)) or ["in another order"]
-        raise Refused(f"{place} was run with other flags ({', '.join(changed)}): choose another --workdir")
+        check_same(trial_of(job), place)
 
 
-def _run(job: Job, place: Path, signals: "_Signals") -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    write_text(place / FLAGS, json.dumps(job.flags, indent=2) + "\n")
-    command = [sys.executable, "train.py", *job.flags, f"--workdir={place}"]
-    began, afresh = time.perf_counter(), not (place / CHECKPOINTS).is_dir()
-    with (place / LOG).open("w") as log:
-        code = signals.call(command, log)
-        if code < 0:
-            log.write(f"\nfailed: ended by signal {-code} ({signal.strsignal(-code)})\n")
-        scores = json.loads((place / SCORES).read_text()) if code == 0 else {}
-        if code == 0 and scores["score"] is None:
-            log.write("\nfailed: the best score on validation is no number\n")
-    if code == 0 and scores["score"] is not None:
+def trial_of(job: Job) -> Trial:
+    return Trial(job.name, {}, job.flags)
+
+
+def _run(job: Job, place: Path, signals: Signals) -> None:
+    afresh = not (place / CHECKPOINTS).is_dir()
+    record = signals.watching(Start(trial_of(job), place, os.environ, frozenset()))
+    scores = json.loads((place / SCORES).read_text()) if record.state == DONE else {}
+    if record.state == DONE and scores["score"] is None:
+        error = "failed: the best score on validation is no number"
+        write_record(place, dataclasses.replace(record, state=FAILED, error=error))
+    elif record.state == DONE:
         result = {
             "flags": list(job.flags),
-            "seconds": round(time.perf_counter() - began, 1) if afresh else None,
+            "seconds": record.seconds if afresh else None,
             "environment": json.loads((place / "environment.json").read_text()),
         }
         write_text(place / RESULT, json.dumps(result | scores, indent=2) + "\n")
         shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)  # of a large model 5 GB each
-    if code == STOPPED or signals.came:
+    if record.exit_code == Stopped.exit_code or signals.came.is_set():
         raise Stopped(f"stopped in {job.name}: run the same command to go on")
-
-
-class _Signals:
-    """Passes SIGTERM, Ctrl-C and the end of the terminal on to the run, which saves its state, and remembers them.
-
-    Signals that the process was started to ignore, as nohup does, stay ignored.
-    """
-
-    def __init__(self):
-        self.came = False
-        self._process: subprocess.Popen | None = None
-
-    def __enter__(self) -> "_Signals":
-        heeded = (number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN)
-        self._previous = {number: signal.signal(number, self._pass_on) for number in heeded}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def call(self, command: Sequence[str], log: TextIO) -> int:
-        """The exit code of a command.
-
-        It has a process group of its own: a terminal sends Ctrl-C to the whole group of the suite, and a run takes a
-        second signal for the wish to end at once.
-        """
-        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-        self._process = subprocess.Popen(command, process_group=0, **streams)
-        if self.came:  # while it was being started
-            self._process.send_signal(signal.SIGTERM)
-        return self._process.wait()
-
-    def _pass_on(self, number: int, _: FrameType | None) -> None:
-        self.came = True
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Many runs of train.py with different values of some keys."""

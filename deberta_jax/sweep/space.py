@@ -1,0 +1,175 @@
+"""What a sweep tries: values of keys, from flags or a config file, as a list of settings.
+
+    --grid=KEY=A,B         each value with each of every other grid
+    --zip=KEY=A,B          together with the other zips: the first values, then the second ones
+    --range=KEY=log:A:B    with --random=N, N values drawn between A and B; "linear" in place of "log"
+
+A config file with a function get_sweep() gives settings of its own: dictionaries of keys and values, which the flags
+multiply.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deberta_jax.errors import Refused, nearest
+
+NAME = "name"  # of a setting of get_sweep(): what its runs are called
+SCALES = ("log", "linear")
+DIGITS = 4  # significant ones of a drawn value: it is to be read and typed
+
+
+class Setting(NamedTuple):
+    """One point of a sweep."""
+
+    name: str  # given by the file; "" = to be made of the values
+    values: dict[str, str]  # key -> the text of a flag --config.KEY=TEXT
+
+
+class Range(NamedTuple):
+    """Where values of a key are drawn."""
+
+    key: str
+    scale: str
+    low: float
+    high: float
+
+
+def settings(
+    of_file: Sequence[Mapping[str, Any]],
+    grids: Sequence[str],
+    zips: Sequence[str],
+    ranges: Sequence[str],
+    draws: int | None,
+    whole: Iterable[str] = (),
+) -> list[Setting]:
+    """Every point that flags and file span, the last grid running fastest.
+
+    `of_file`: what get_sweep() returned. `whole`: keys that hold whole numbers. Raises Refused for flags that span
+    nothing: a key twice, zips of different lengths, a range without a number of draws.
+    """
+    axes = [[_of_file(entry) for entry in of_file]] if of_file else []
+    axes += [_zipped(zips)] if zips else []
+    axes += [_drawn(ranges, draws, frozenset(whole))] if ranges or draws is not None else []
+    axes += [[Setting("", {key: text}) for text in texts] for key, texts in map(_key_and_texts, grids)]
+    if not axes:
+        raise Refused(
+            "nothing to sweep: give --grid=KEY=A,B, --zip, --random with --range, or a config with get_sweep()"
+        )
+    return [_joined(parts) for parts in itertools.product(*axes)]
+
+
+def text_of(value: Any) -> str:
+    """How a flag spells a value of a config."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+def _of_file(entry: Mapping[str, Any]) -> Setting:
+    values = {key: text_of(value) for key, value in entry.items() if key != NAME}
+    return Setting(str(entry[NAME]) if NAME in entry else "", values)
+
+
+def _joined(parts: Iterable[Setting]) -> Setting:
+    """The values of all parts; what a file has named gets the others' values behind its name."""
+    name, values = "", {}
+    for part in parts:
+        for key in part.values:
+            if key in values:
+                raise Refused(f"{key} is swept twice: give all its values in one place")
+        values |= part.values
+        name = part.name or (name and name_of(part.values, before=name))
+    return Setting(name, values)
+
+
+def name_of(values: Mapping[str, str], before: str = "") -> str:
+    """What a run with these values is called: "optimizer.learning_rate=1e-05,seed=0", behind a name if there is one."""
+    return ",".join(filter(None, [before, *(f"{key}={text}" for key, text in values.items())]))
+
+
+def _key_and_texts(flag: str) -> tuple[str, list[str]]:
+    key, equals, listed = flag.partition("=")
+    texts = split_values(listed)
+    if not (key and equals and texts):
+        raise Refused(f"{flag!r} sweeps nothing: KEY=VALUE,VALUE is expected")
+    return key.removeprefix("config."), texts
+
+
+def split_values(listed: str) -> list[str]:
+    """The values of "1,2" or "(),('c2p','p2c')": commas inside brackets and quotes belong to a value."""
+    texts, depth, quote, start = [], 0, "", 0
+    for at, letter in enumerate(listed):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            texts.append(listed[start:at].strip())
+            start = at + 1
+    texts.append(listed[start:].strip())
+    if depth or quote:
+        raise Refused(f"{listed!r}: a bracket or quote has no end")
+    return texts if listed.strip() else []
+
+
+def _zipped(flags: Sequence[str]) -> list[Setting]:
+    columns = dict(map(_key_and_texts, flags))
+    if len(columns) < len(flags):
+        raise Refused("--zip names a key twice")
+    lengths = {key: len(texts) for key, texts in columns.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        raise Refused(f"--zip needs as many values of each key: {said}")
+    return [Setting("", dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def _drawn(flags: Sequence[str], draws: int | None, whole: frozenset[str]) -> list[Setting]:
+    if draws is None or not flags:
+        raise Refused("--random=N and --range=KEY=log:A:B belong together: how many values are drawn, and where")
+    if draws < 1:
+        raise Refused(f"--random must be at least 1, got {draws}")
+    ranges = list(map(range_of, flags))
+    return [Setting("", {r.key: drawn(r, number, r.key in whole) for r in ranges}) for number in range(draws)]
+
+
+def range_of(flag: str) -> Range:
+    """The Range of "KEY=log:1e-5:1e-3". Raises Refused for anything else."""
+    key, _, text = flag.partition("=")
+    scale, *ends = text.split(":")
+    if not key or len(ends) != 2:
+        raise Refused(f"--range={flag}: KEY=log:LOW:HIGH or KEY=linear:LOW:HIGH is expected")
+    if scale not in SCALES:
+        raise Refused(f"--range={flag}: no scale {scale!r}{nearest(scale, SCALES)}; there are {', '.join(SCALES)}")
+    try:
+        low, high = map(float, ends)
+    except ValueError:
+        raise Refused(f"--range={flag}: {ends[0]!r} and {ends[1]!r} must be numbers") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high and (scale == "linear" or low > 0)):
+        raise Refused(f"--range={flag}: LOW must be below HIGH, and positive on a log scale")
+    return Range(key.removeprefix("config."), scale, low, high)
+
+
+def drawn(where: Range, number: int, whole: bool) -> str:
+    """Value number `number` of a range: a function of key and number, so that more draws begin with the same ones."""
+    share = np.random.default_rng([zlib.crc32(where.key.encode()), number]).random()
+    if where.scale == "log":
+        value = where.low * (where.high / where.low) ** share
+    else:
+        value = where.low + (where.high - where.low) * share
+    return str(round(value)) if whole else text_of(float(f"{value:.{DIGITS}g}"))
+
+
+def checked(found: Any, source: str) -> list[Mapping[str, Any]]:
+    """What get_sweep() of a config file returned, () of one without. Raises Refused unless those are dictionaries."""
+    if not isinstance(found, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in found):
+        raise Refused(f"{source}: get_sweep() must return a list of dictionaries, {{KEY: value}}")
+    return list(found)

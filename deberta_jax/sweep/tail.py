@@ -1,0 +1,25 @@
+"""The last numbers of a run that is being written, at the cost of reading the end of its metrics.jsonl."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from deberta_jax.reports.runs import METRICS
+
+BYTES = 1 << 16  # hold a metrics file's last lines
+
+
+def last_line(folder: Path, key: str) -> dict[str, Any]:
+    """The last of the run's complete last lines that has a number for `key`; {} without one."""
+    path = folder / METRICS
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        begin = max(0, path.stat().st_size - BYTES)
+        file.seek(begin)
+        lines = file.read().rpartition(b"\n")[0].split(b"\n")
+    for line in reversed(lines[1:] if begin else lines):
+        row = json.loads(line) if line else {}
+        if key in row and isinstance(row[key], (int, float)):
+            return row
+    return {}

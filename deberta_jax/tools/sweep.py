@@ -1,0 +1,234 @@
+"""Runs train.py with many settings, one process each, and says which did best.
+
+    python -m deberta_jax.tools.sweep --config=PATH.py[:ARG] [--config.KEY=VALUE ...] --metric=KEY:max --workdir=DIR
+        [--grid=KEY=A,B ...] [--zip=KEY=A,B ...] [--random=N --range=KEY=log:A:B ...]
+        [--executor=local|slurm] [--parallel=N] [--slurm=KEY=VALUE ...] [--retry_failed] [--dry_run]
+
+Grids multiply; all --zip advance together; --random draws N points from the --range of each key (log or linear), always
+the same ones. A config file with a function get_sweep(), as configs/sweeps/ablation.py, brings settings of its own.
+
+All settings are checked before the first starts. Each trial is a workdir DIR/NAME, named by its values; its output is
+in log.txt there, and DIR/report has the pictures and tables of all (tools/report.py). The same command goes on where it
+was stopped: finished trials are skipped, interrupted ones go on; failed ones stay as they are without --retry_failed.
+--parallel trials run at a time, each on its share of the cores and GPUs; on Slurm they are an array of jobs, and
+--slurm=partition=gpu and the like say of which kind. --dry_run prints the commands of all that is not finished, for any
+other scheduler.
+
+Exit codes: 0 when all trials ended well, 1 when some did not, 2 for flags that cannot be, 75 when stopped by a signal.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from deberta_jax import config as configs
+from deberta_jax import errors, flags
+from deberta_jax.config import FinetuneConfig
+from deberta_jax.data.prepared import write_text
+from deberta_jax.errors import Failed, Refused, Stopped
+from deberta_jax.reports import metric
+from deberta_jax.reports.runs import SWEEP
+from deberta_jax.sweep import local, space
+from deberta_jax.sweep.board import Board
+from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, check_same, read_record
+from deberta_jax.tools import report
+from deberta_jax.tools.suite import require_root
+
+Launch = Callable[[Sequence[Trial], Callable[[], None]], tuple[dict[str, Record], bool]]
+LONGEST_NAME = 200  # bytes; file systems take 255
+
+
+class Plan(NamedTuple):
+    """What a command line asks for, checked."""
+
+    source: str  # of --config
+    trials: list[Trial]
+    steps: list[int]  # of each trial; 0 = as many as its epochs take
+    metric: metric.Metric  # what the trials are judged by
+    args: argparse.Namespace
+
+
+def main(argv: list[str]) -> None:
+    """Runs the sweep of `argv`."""
+    plan = plan_of(argv)
+    require_root()
+    workdir = plan.args.workdir
+    for trial in plan.trials:
+        check_same(trial, workdir / trial.name)
+    if plan.args.dry_run:
+        for trial in unfinished(plan):
+            print(shlex.join(["python", "train.py", *trial.flags, f"--workdir={workdir / trial.name}"]))
+        return
+    launch = launcher(plan)
+    with held(workdir):
+        note(plan, shlex.join(["python", "-m", "deberta_jax.tools.sweep", *argv]))
+        with Board(plan.trials, workdir, plan.steps, plan.metric.key, Console(stderr=True)) as board:
+            _, stopped = launch(unfinished(plan), board.show)
+        conclude(plan, stopped)
+
+
+def plan_of(argv: list[str]) -> Plan:
+    """The plan of a command line. Raises Refused, naming what is wrong, where any of its trials could not be run."""
+    split = flags.split_config_flags(argv)
+    args = _parser().parse_args(split.rest)
+    if split.source is None:
+        raise Refused("--config=PATH.py is missing: what the trials have in common")
+    if args.slurm and args.executor != "slurm":
+        raise Refused("--slurm is for --executor=slurm")
+    judged_by = metric.parsed(args.metric)
+    if args.parallel < 1:
+        raise Refused(f"--parallel must be at least 1, got {args.parallel}")
+    values = flags.leaves(flags.read_config(split.source, split.assignments).config)
+    whole = {key for key, value in values.items() if isinstance(value, int)}
+    of_file = space.checked(flags.read_sweep(split.source), split.source)
+    found = space.settings(of_file, args.grid, args.zip, args.range, args.random, whole)
+    trials, steps = zip(*(checked_trial(split, setting) for setting in found), strict=True)
+    _check_different(trials)
+    return Plan(split.source, list(trials), list(steps), judged_by, args)
+
+
+def _parser() -> flags.Arguments:
+    parser = flags.Arguments(prog="python -m deberta_jax.tools.sweep", description=__doc__)
+    parser.add_argument("--workdir", required=True, type=flags.local_path, help="where all trials go")
+    parser.add_argument("--metric", required=True, help="KEY:max or KEY:min, a key of metrics.jsonl")
+    parser.add_argument("--grid", action="append", default=[], help="KEY=A,B; may be repeated")
+    parser.add_argument("--zip", action="append", default=[], help="KEY=A,B; all of them advance together")
+    parser.add_argument("--random", type=flags.whole_number, help="how many points to draw from the ranges")
+    parser.add_argument("--range", action="append", default=[], help="KEY=log:LOW:HIGH or KEY=linear:LOW:HIGH")
+    parser.add_argument("--executor", choices=("local", "slurm"), default="local")
+    parser.add_argument("--parallel", type=flags.whole_number, default=1, help="trials at a time")
+    parser.add_argument("--slurm", action="append", default=[], help="KEY=VALUE, as partition=gpu or gpus_per_node=1")
+    parser.add_argument("--retry_failed", action="store_true", help="run trials again that ended with an error")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands instead")
+    return parser
+
+
+def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Trial, int]:
+    """The trial of a setting, and its steps (0 = as many as its epochs take). Raises Refused where it has no config."""
+    if twice := {key for key, _ in split.assignments} & setting.values.keys():
+        raise Refused(f"{min(twice)} is given by --config.{min(twice)} and swept: give its values in one place")
+    swept = list(setting.values.items())
+    loaded = flags.read_config(split.source, [*split.assignments, *swept])
+    try:
+        config = configs.build(loaded.config)
+    except Refused as error:
+        raise Refused(f"trial {space.name_of(setting.values)}: {error}") from error
+    overrides = {key: loaded.overrides[key] for key in setting.values}
+    name = setting.name or space.name_of({key: space.text_of(value) for key, value in overrides.items()})
+    given = [f"--config.{key}={text}" for key, text in (*split.assignments, *swept)]
+    trial = Trial(folder_name(name), overrides, (f"--config={split.source}", *given))
+    return trial, 0 if isinstance(config, FinetuneConfig) else config.steps
+
+
+def folder_name(name: str) -> str:
+    """A name without what shells and file systems take amiss: model.pos_att_type=('c2p',) is model.pos_att_type=c2p."""
+    short = re.sub(r"[^\w.=,+-]+", "", re.sub(r"[/\s]+", "_", name.replace(", ", ","))).replace(",,", ",").strip(",.")
+    if len(short.encode()) <= LONGEST_NAME:
+        return short
+    digest = hashlib.sha256(short.encode()).hexdigest()[:8]
+    return short.encode()[: LONGEST_NAME - 9].decode(errors="ignore") + "-" + digest
+
+
+def _check_different(trials: Sequence[Trial]) -> None:
+    """Raises Refused where two trials are the same, or would share a folder."""
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.name in seen:
+            raise Refused(f"two trials are called {trial.name!r}: give them different values or names")
+        seen[trial.name] = trial
+    settings = [trial.overrides for trial in trials]
+    for number, trial in enumerate(trials):
+        if trial.overrides in settings[:number]:
+            other = trials[settings.index(trial.overrides)]
+            raise Refused(f"trials {other.name!r} and {trial.name!r} have the same values")
+
+
+def unfinished(plan: Plan) -> list[Trial]:
+    """Trials that are not done, nor have failed unless those are asked for."""
+    over = {DONE} if plan.args.retry_failed else {DONE, FAILED}
+    records = ((trial, read_record(plan.args.workdir / trial.name)) for trial in plan.trials)
+    return [
+        trial
+        for trial, record in records
+        if record is None or record.state not in over or record.flags != list(trial.flags)
+    ]
+
+
+def launcher(plan: Plan) -> Launch:
+    """How trials are started. Raises Refused where this machine, or Slurm, cannot do it as asked."""
+    args = plan.args
+    if args.executor == "local":
+        local.parts_of_machine(args.parallel, os.environ)
+        return lambda trials, show: local.run_here(trials, args.workdir, args.parallel, show)
+    from deberta_jax.sweep import slurm  # half a second, which other sweeps do not need
+
+    executor = slurm.executor_of(args.workdir.resolve(), args.slurm, args.parallel)
+    return lambda trials, show: slurm.run_there(trials, args.workdir.resolve(), executor, show)
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Keeps another sweep out of the folder. Raises Refused where one runs there."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Refused(f"{workdir}: another sweep is running there") from error
+    finally:
+        os.close(folder)
+
+
+def note(plan: Plan, command: str) -> None:
+    """Writes what the sweep is; trials of an earlier command in the same folder stay in it."""
+    path = plan.args.workdir / SWEEP
+    trials = [{"name": trial.name, "overrides": trial.overrides} for trial in plan.trials]
+    names = {trial.name for trial in plan.trials}
+    before = json.loads(path.read_text())["trials"] if path.is_file() else []
+    trials += [trial for trial in before if trial["name"] not in names]
+    key, goal = plan.metric
+    values = {"config": plan.source, "metric": key, "goal": goal, "command": command, "trials": trials}
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def conclude(plan: Plan, stopped: bool) -> None:
+    """Writes the report and prints its table, the best trials first.
+
+    Raises Stopped after a signal, Failed where trials did not end well, Refused where none has the metric.
+    """
+    workdir = plan.args.workdir
+    records = {trial.name: read_record(workdir / trial.name) for trial in plan.trials}
+    wrong = {name: record for name, record in records.items() if record is None or record.state != DONE}
+    if stopped:
+        raise Stopped(f"{len(wrong)} of {len(records)} trials are left: run the same command to go on")
+    faults = [f"{len(wrong)} of {len(records)} trials did not end well: {'; '.join(map(fault, wrong.items()))}"]
+    try:
+        report.make([workdir], plan.metric, workdir / "report")
+    except Refused as error:
+        if not wrong:
+            raise
+        faults.append(str(error))
+    if wrong:
+        raise Failed("; ".join(faults))
+
+
+def fault(entry: tuple[str, Record | None]) -> str:
+    """What went wrong with a trial, for a list of them."""
+    name, record = entry
+    return f"{name} ({record.state}: {record.error})" if record else f"{name} (not begun)"
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, sys.argv[1:]))

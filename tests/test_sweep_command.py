@@ -1,0 +1,221 @@
+"""tools.sweep: checks before anything starts, and a real sweep with a trial that fails and one that is killed."""
+
+import html
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deberta_jax import errors
+from deberta_jax.sweep.trial import Record, read_record, write_record
+from deberta_jax.tools import sweep
+from runs import FAST_TO_COMPILE, ROOT, finish, tiny_flags, wait_for
+
+QUICK = ("--config=configs/quickstart.py", "--metric=eval/loss:min")
+
+
+def refusal(capsys, *argv: str) -> str:
+    """The line of a command that cannot be."""
+    assert errors.run(sweep.main, list(argv)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    return err
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((*QUICK, "--grid=optimizer.learning_rat=1,2"), "no key 'optimizer.learning_rat', did you mean 'optimizer."),
+        ((*QUICK, "--grid=seed=0,one"), "config.seed expects int, got 'one'"),
+        ((*QUICK, "--grid=seed=0,1", "--config.optimizer.lr=1"), "no key 'optimizer.lr'"),
+        ((*QUICK, "--grid=optimizer.learning_rate=1,-1"), "optimizer.learning_rate must be positive, got -1"),
+        ((*QUICK, "--grid=model=1,2"), "config.model is a group of keys"),
+        ((*QUICK, "--grid=seed=0,1", "--config.seed=3"), "seed is given by --config.seed and swept"),
+        ((*QUICK, "--grid=seed=0,0"), "two trials are called 'seed=0'"),
+        (
+            (*QUICK, "--grid=optimizer.learning_rate=1e-5,0.00001"),
+            "two trials are called 'optimizer.learning_rate=1e-05'",
+        ),
+        ((*QUICK,), "nothing to sweep"),
+        ((*QUICK, "--gird=seed=0,1"), "unknown flag --gird, did you mean '--grid'?"),
+        ((*QUICK, "--grid=seed=0,1", "--slurm=partition=gpu"), "--slurm is for --executor=slurm"),
+        ((*QUICK, "--grid=seed=0,1", "--parallel=0"), "--parallel must be at least 1, got 0"),
+        (("--metric=a:max", "--grid=seed=0"), "--config=PATH.py is missing"),
+        (("--config=configs/quickstrat.py", "--metric=a:max", "--grid=seed=0"), "did you mean 'quickstart.py'?"),
+        (
+            ("--config=configs/quickstart.py", "--metric=eval/loss", "--grid=seed=0"),
+            "--metric=eval/loss: expects KEY:max or KEY:min",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--metric=eval/loss:mni", "--grid=seed=0"),
+            "expects KEY:max or KEY:min, as eval/loss:min, did you mean 'min'?",
+        ),
+        (("--config=configs/quickstart.py", "--grid=seed=0"), "--metric"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_wrong_command_is_one_line_before_any_trial_starts(flags, message, tmp_path, capsys):
+    assert message in refusal(capsys, *flags, f"--workdir={tmp_path / 'sweep'}")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, capsys):
+    command = [*QUICK, "--grid=optimizer.learning_rate=1e-3,2e-3", "--grid=model.pos_att_type=(),('c2p','p2c')"]
+    command += ["--config.steps=90", f"--workdir={tmp_path / 'a b'}", "--dry_run"]
+    sweep.main(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert not (tmp_path / "a b").exists()
+    assert [shlex.split(line)[2:] for line in lines] == [
+        [
+            "--config=configs/quickstart.py",
+            "--config.steps=90",
+            f"--config.optimizer.learning_rate={rate}",
+            f"--config.model.pos_att_type={terms}",
+            f"--workdir={tmp_path}/a b/optimizer.learning_rate={number},model.pos_att_type={name}",
+        ]
+        for rate, number in (("1e-3", "0.001"), ("2e-3", "0.002"))
+        for terms, name in (("()", ""), ("('c2p','p2c')", "c2p,p2c"))
+    ]
+    done = sweep.plan_of(command).trials[2]
+    (tmp_path / "a b" / done.name).mkdir(parents=True)
+    write_record(tmp_path / "a b" / done.name, Record("done", 0, "", 1.0, list(done.flags)))
+    sweep.main(command)
+    assert capsys.readouterr().out.splitlines() == [*lines[:2], lines[3]]
+
+
+def test_the_ablation_has_the_paper_s_variations_with_three_seeds():
+    plan = sweep.plan_of(["--config=configs/sweeps/ablation.py", "--metric=eval/loss:min", "--workdir=x"])
+    by_seed = {seed: [trial.name for trial in plan.trials if trial.overrides["seed"] == seed] for seed in (0, 1, 2)}
+    names = ["full", "no_emd", "no_c2p", "no_p2c", "no_c2p_p2c", "bert", "linear_positions", "convolution"]
+    assert by_seed == {seed: [f"{name},seed={seed}" for name in names] for seed in (0, 1, 2)}
+    assert all(steps * 8 * 128 <= 1_000_000 for steps in plan.steps)
+
+
+def test_names_are_safe_and_short():
+    assert sweep.folder_name("data.paths=('a/b c',),seed=1") == "data.paths=a_b_c,seed=1"
+    long = [sweep.folder_name("x" * 300 + end) for end in "ab"]
+    assert len(set(long)) == 2 and {len(name) for name in long} == {sweep.LONGEST_NAME}
+
+
+def test_failed_trials_are_run_again_when_asked_or_when_their_flags_changed(tmp_path):
+    command = [*QUICK, "--grid=seed=0,1,2", f"--workdir={tmp_path}"]
+    plan = sweep.plan_of(command)
+    for trial, state in zip(plan.trials, ("done", "failed", "stopped"), strict=True):
+        (tmp_path / trial.name).mkdir()
+        write_record(tmp_path / trial.name, Record(state, 0, "", 1.0, list(trial.flags)))
+
+    def names(*more: str) -> list[str]:
+        return [trial.name for trial in sweep.unfinished(sweep.plan_of([*command, *more]))]
+
+    assert names() == ["seed=2"]
+    assert names("--retry_failed") == ["seed=1", "seed=2"]
+    assert names("--config.steps=90") == ["seed=0", "seed=1", "seed=2"]  # a done one is refused before: check_same
+
+
+def test_a_sweep_keeps_another_out(tmp_path):
+    refused = pytest.raises(errors.Refused, match="another sweep is running there")
+    with sweep.held(tmp_path / "sweep"), refused, sweep.held(tmp_path / "sweep"):
+        pass
+    with sweep.held(tmp_path / "sweep"):
+        pass
+
+
+def done_trials(plan: sweep.Plan, row: dict) -> None:
+    """Trials of the plan as they look once they are done, each with one line of metrics."""
+    for trial in plan.trials:
+        folder = plan.args.workdir / trial.name
+        folder.mkdir(parents=True)
+        write_record(folder, Record("done", 0, "", 1.0, list(trial.flags)))
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def test_a_metric_that_no_trial_has_is_said_at_the_end_with_those_that_exist(tmp_path, capsys):
+    command = ["--config=configs/quickstart.py", "--metric=eval/los:min", "--grid=seed=0,1", f"--workdir={tmp_path}"]
+    done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 2.0, "loss": 1.0})
+    assert errors.run(sweep.main, command) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "refused: --metric: no run has 'eval/los', did you mean 'eval/loss'?; there are eval/loss, loss"
+
+
+def test_a_later_command_in_the_same_folder_adds_its_trials(tmp_path, capsys):
+    for seeds in ("0,1", "1,2"):
+        command = [*QUICK, f"--grid=seed={seeds}", f"--workdir={tmp_path}"]
+        plan = sweep.plan_of(command)
+        done_trials(
+            plan._replace(trials=[t for t in plan.trials if not (tmp_path / t.name).exists()]),
+            {"step": 1, "eval/loss": 1.0},
+        )
+        assert errors.run(sweep.main, command) == 0
+    said = json.loads((tmp_path / "sweep.json").read_text())
+    assert [trial["name"] for trial in said["trials"]] == ["seed=1", "seed=2", "seed=0"]
+    assert said["trials"][0]["overrides"] == {"seed": 1}
+    assert (said["metric"], said["goal"], said["config"]) == ("eval/loss", "min", "configs/quickstart.py")
+    assert said["command"].startswith("python -m deberta_jax.tools.sweep --config=configs/quickstart.py")
+    capsys.readouterr()
+
+
+# One program for all, compiled once: seed and learning rate would be constants in it, that of the evaluation is not.
+FAILS, KILLED = "eval.seed=4,init_from=nowhere", "eval.seed=1,init_from="
+
+
+def start(workdir: Path, prepared: Path, cache: Path) -> subprocess.Popen:
+    """A sweep of six tiny trials, two at a time; the start of the fifth is not there."""
+    flags = tiny_flags(prepared, steps=40, eval__every=0, eval__samples=0, checkpoint__every_steps=10)
+    command = [sys.executable, "-m", "deberta_jax.tools.sweep", *flags, "--metric=eval/loss:min", "--parallel=2"]
+    command += ["--zip=eval.seed=0,1,2,3,4,5", "--zip=init_from=,,,,nowhere,", f"--workdir={workdir}"]
+    cached = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(cache)}
+    environment = os.environ | cached | {"XLA_FLAGS": FAST_TO_COMPILE}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+
+
+def steps_logged(folder: Path) -> list[int]:
+    path = folder / "metrics.jsonl"
+    rows = map(json.loads, path.read_text().rpartition("\n")[0].splitlines()) if path.is_file() else ()
+    return [row["step"] for row in rows if "loss" in row]
+
+
+def states(workdir: Path) -> dict[str, str]:
+    trials = json.loads((workdir / "sweep.json").read_text())["trials"]
+    return {trial["name"]: read_record(workdir / trial["name"]).state for trial in trials}
+
+
+@pytest.mark.slow
+@pytest.mark.two_process
+def test_one_fails_and_one_is_killed_and_the_same_command_finishes_what_is_missing(prepared, tmp_path):
+    workdir, cache = tmp_path / "sweep", tmp_path / "cache"
+    process = start(workdir, prepared, cache)
+    wait_for(lambda: len(steps_logged(workdir / KILLED)) > 5, process)
+    children = psutil.Process(process.pid).children()
+    (victim,) = [child for child in children if f"--workdir={workdir / KILLED}" in child.cmdline()]
+    victim.kill()
+    done = finish(process)
+    assert done.returncode == 1, done.stderr
+    others = {name for name in states(workdir)} - {FAILS, KILLED}
+    assert states(workdir) == {name: "done" for name in others} | {FAILS: "failed", KILLED: "stopped"}
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("failed: 2 of 6 trials did not end well: ")
+    assert f"{KILLED} (stopped: ended by signal 9 (Killed)" in last and f"{FAILS} (failed: refused: " in last
+    assert read_record(workdir / FAILS).exit_code == 2
+    assert len(steps_logged(workdir / KILLED)) < 40
+
+    before = {name: (workdir / name / "trial.json").stat().st_mtime_ns for name in others | {FAILS}}
+    done = finish(start(workdir, prepared, cache))
+    assert done.returncode == 1, done.stderr
+    assert {name: (workdir / name / "trial.json").stat().st_mtime_ns for name in before} == before  # nothing ran twice
+    assert states(workdir) == {name: "done" for name in others | {KILLED}} | {FAILS: "failed"}
+    assert done.stderr.splitlines()[-1].startswith(f"failed: 1 of 6 trials did not end well: {FAILS} (failed: refused")
+    assert {tuple(steps_logged(workdir / name)) for name in others | {KILLED}} == {tuple(range(1, 41))}
+    assert done.stdout.splitlines()[0] == "6 runs: 5 done, 1 failed"
+    page = html.unescape((workdir / "report" / "report.html").read_text())
+    assert FAILS in page and read_record(workdir / FAILS).error in page

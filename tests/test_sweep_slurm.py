@@ -1,0 +1,190 @@
+"""Trials as Slurm's jobs: through submitit's local executor, and with a pretended Slurm on the path."""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import submitit
+
+from deberta_jax.errors import Refused
+from deberta_jax.sweep.slurm import TrialJob, executor_of, on_their_way, run_there
+from deberta_jax.sweep.trial import DONE, FAILED, STOPPED, Trial, read_record
+from runs import PATIENCE, ROOT
+from test_sweep_local import STAND_IN, lines
+
+# Runs each job of the array at once; `state` is what sacct says of those without an end.
+SBATCH = """#!{python}
+import os, re, subprocess, sys
+from pathlib import Path
+
+script = Path(sys.argv[1]).read_text()
+Path("script.sh").write_text(script)
+found = re.search(r"--array=0-(\\d+)", script)
+for task in range(int(found[1]) + 1 if found else 1):
+    names = {{"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": str(task)}} if found else {{}}
+    names |= {{"SLURM_JOB_ID": str(17 + task), "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}}
+    names |= {{"SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "here"}}
+    log = open(f"job-{{task}}.txt", "w")
+    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | names, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+print("Submitted batch job 17")
+"""
+SRUN = """#!{python}
+import os, sys
+
+words = sys.argv[1:]
+first = words.index(next(word for word in words if word.endswith("python")))
+os.execv(words[first], words[first:])
+"""
+SACCT = """#!{python}
+from pathlib import Path
+
+print("JobID|State|NodeList")
+for job in ("17", "17_0", "17_1", "17_2"):
+    print(f"{{job}}|{{Path('state').read_text().strip()}}|here")
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A folder with a stand-in for train.py, which is the current one."""
+    (tmp_path / "train.py").write_text(STAND_IN)
+    (tmp_path / "state").write_text("RUNNING")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}")
+    return tmp_path
+
+
+@pytest.fixture
+def cluster(root, monkeypatch) -> Path:
+    """The same on a machine with a pretended Slurm."""
+    place = root / "bin"
+    place.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
+        (place / name).write_text(text.format(python=sys.executable))
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    submitit.SlurmJob.watcher.clear()
+    return root
+
+
+def trials(**does: str) -> list[Trial]:
+    return [Trial(name, {}, (f"--do={do}", "--x=1")) for name, do in does.items()]
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.two_process
+def test_each_trial_is_a_job_and_one_that_fails_stops_nothing(cluster):
+    asked = trials(first="end", second="refuse", third="be killed")
+    executor = executor_of(cluster / "sweep", ["partition=gpu", "gpus_per_node=1", "time=90"], 2)
+    found, stopped = run_there(asked, cluster / "sweep", executor, lambda: None)
+    assert not stopped
+    assert {name: record.state for name, record in found.items()} == {
+        "first": DONE,
+        "second": FAILED,
+        "third": STOPPED,
+    }
+    assert found["second"].error == "refused: no such label"
+    assert found == {name: read_record(cluster / "sweep" / name) for name in found}
+    script = (cluster / "script.sh").read_text()
+    options = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script))
+    assert options["array"] == "0-2%2" and options["partition"] == "gpu" and options["time"] == "90"
+    assert options["gpus-per-node"] == "1" and options["job-name"] == "sweep-sweep"
+    assert options["signal"].startswith("USR2@")
+    assert re.search(rf"^srun .*{re.escape(sys.executable)} -u -m submitit.core._submit", script, re.MULTILINE)
+    assert json.loads((cluster / "sweep" / "jobs.json").read_text()) == {
+        "first": "17_0",
+        "second": "17_1",
+        "third": "17_2",
+    }
+
+
+@pytest.mark.two_process
+def test_the_next_start_waits_for_jobs_that_are_on_their_way(cluster):
+    asked, workdir = trials(one="wait"), cluster / "sweep"
+    shown = []
+
+    def look():
+        shown.append(1)
+        if lines(cluster / "started.txt"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    found, stopped = run_there(asked, workdir, executor_of(workdir, [], 1), look)
+    assert (found, stopped) == ({}, True) and shown
+    assert list(on_their_way(asked, workdir)) == ["one"]
+    again, _ = run_there(asked, workdir, executor_of(workdir, [], 1), (cluster / "enough").touch)
+    assert again["one"].state == DONE
+    assert lines(cluster / "started.txt") == lines(cluster / "ended.txt") == ["one"]  # it was submitted once
+    assert on_their_way(asked, workdir) == {}
+
+
+@pytest.mark.two_process
+@pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "NODE_FAIL"])
+def test_a_job_that_is_gone_without_a_word_was_stopped(state, cluster):
+    asked, workdir = trials(one="wait"), cluster / "sweep"
+
+    def lose():
+        if lines(cluster / "started.txt"):
+            (cluster / "state").write_text(state)
+
+    found, _ = run_there(asked, workdir, executor_of(workdir, [], 1), lose)
+    (cluster / "enough").touch()
+    assert found["one"].state == STOPPED
+    assert found["one"].error.startswith(f"job 17 is gone ({state}): ")
+    wait_until(lambda: read_record(workdir / "one").state == DONE)  # the pretended node was alive after all
+
+
+def test_a_job_that_slurm_does_not_know_is_not_waited_for(cluster):
+    (cluster / "sweep").mkdir()
+    (cluster / "sweep" / "jobs.json").write_text(json.dumps({"one": "99", "gone": "17"}))
+    assert on_their_way(trials(one="end"), cluster / "sweep") == {}
+
+
+@pytest.mark.two_process
+def test_a_job_that_is_preempted_saves_its_state_and_goes_on(root):
+    """submitit's local executor starts a job again after `checkpoint`, as Slurm does."""
+    trial = trials(one="save")[0]
+    executor = executor_of(root / "sweep", [], 1, cluster="local")
+    job = executor.submit(TrialJob(trial, root / "sweep" / "one"))
+    wait_until(lambda: lines(root / "started.txt") == ["one"])
+    time.sleep(0.3)
+    (task,) = psutil.Process(int(job.job_id)).children()
+    task.send_signal(signal.SIGUSR2)
+    wait_until(lambda: lines(root / "started.txt") == ["one", "one"])
+    assert (root / "signals.txt").read_text() == "1"
+    (root / "enough").touch()
+    assert job.result() == DONE
+    assert read_record(root / "sweep" / "one").state == DONE
+    assert lines(root / "ended.txt") == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("partition", "--slurm=partition: KEY=VALUE is expected, as partition=gpu"),
+        ("partitoin=gpu", "Unknown argument 'partitoin'"),
+        ("time=1-00:00", "--slurm=time=1-00:00: a whole number of minutes is expected"),
+    ],
+)
+def test_a_wrong_setting_is_refused(setting, message, cluster):
+    with pytest.raises(Refused) as raised:
+        executor_of(cluster / "sweep", [setting], 1)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_without_slurm_it_is_refused(root, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Refused, match='--executor=slurm: Could not detect "srun"'):
+        executor_of(root / "sweep", [], 1)

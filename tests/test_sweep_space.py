@@ -1,0 +1,137 @@
+"""What flags and files span, and how values are drawn, split and written."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deberta_jax.errors import Refused
+from deberta_jax.sweep import space
+from deberta_jax.sweep.space import Setting
+
+
+def spanned(*, file=(), grid=(), zip_=(), range_=(), draws=None, whole=()) -> list[Setting]:
+    return space.settings(file, grid, zip_, range_, draws, whole)
+
+
+def values(found: list[Setting]) -> list[dict]:
+    return [setting.values for setting in found]
+
+
+def test_grids_multiply_and_the_last_runs_fastest():
+    assert values(spanned(grid=["lr=1,2", "seed=0,1,2"])) == [
+        {"lr": lr, "seed": seed} for lr in ("1", "2") for seed in ("0", "1", "2")
+    ]
+
+
+def test_zips_advance_together_and_multiply_with_grids():
+    found = values(spanned(zip_=["a=1,2", "b=x,y"], grid=["seed=0,1"]))
+    assert found == [{"a": a, "b": b, "seed": seed} for a, b in (("1", "x"), ("2", "y")) for seed in ("0", "1")]
+
+
+def test_a_file_names_its_settings_and_the_flags_multiply_them():
+    file = [{"name": "plain", "m.terms": ()}, {"m.terms": ("c2p",), "rate": 0.1}]
+    assert spanned(file=file, grid=["seed=0,1"]) == [
+        Setting("plain,seed=0", {"m.terms": "()", "seed": "0"}),
+        Setting("plain,seed=1", {"m.terms": "()", "seed": "1"}),
+        Setting("", {"m.terms": "('c2p',)", "rate": "0.1", "seed": "0"}),
+        Setting("", {"m.terms": "('c2p',)", "rate": "0.1", "seed": "1"}),
+    ]
+    assert spanned(file=[{"name": "plain", "x": 1}]) == [Setting("plain", {"x": "1"})]
+
+
+def test_more_draws_begin_with_the_same_ones_whatever_else_is_drawn():
+    one = values(spanned(range_=["lr=log:1e-5:1e-3"], draws=5))
+    two = values(spanned(range_=["rate=linear:0:0.5", "lr=log:1e-5:1e-3"], draws=8))
+    assert [point["lr"] for point in two[:5]] == [point["lr"] for point in one]
+    assert len({point["lr"] for point in two}) == 8
+
+
+@pytest.mark.parametrize(
+    ("scale", "to_share"),
+    [("log", lambda x: math.log(x / 1e-5) / math.log(100)), ("linear", lambda x: (x - 1e-5) / (1e-3 - 1e-5))],
+)
+def test_draws_cover_the_range_evenly_on_its_scale(scale, to_share):
+    found = values(spanned(range_=[f"lr={scale}:1e-5:1e-3"], draws=400))
+    shares = np.sort([to_share(float(point["lr"])) for point in found])
+    assert (
+        np.abs(shares - (np.arange(400) + 0.5) / 400).max() < 0.07
+    )  # Kolmogorov and Smirnov at one in a thousand: 0.097
+
+
+def test_keys_of_whole_numbers_get_whole_numbers():
+    found = values(spanned(range_=["steps=linear:10:20", "lr=linear:0:1"], draws=50, whole=["steps"]))
+    assert {point["steps"] for point in found} == {str(number) for number in range(10, 21)}
+    assert all("." in point["lr"] for point in found)
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ("1,2", ["1", "2"]),
+        (" 1e-5 , 2e-5", ["1e-5", "2e-5"]),
+        ("(),('c2p','p2c')", ["()", "('c2p','p2c')"]),
+        ("[1,[2,3]],4", ["[1,[2,3]]", "4"]),
+        ("'a,b',\"(\"", ["'a,b'", '"("']),
+        ("a,,b", ["a", "", "b"]),
+        ("", []),
+    ],
+)
+def test_values_are_split_at_commas_outside_of_brackets_and_quotes(listed, wanted):
+    assert space.split_values(listed) == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-5, "1e-05"),
+        (0.1, "0.1"),
+        (1 / 3, repr(1 / 3)),
+        (3, "3"),
+        (True, "True"),
+        ("a", "a"),
+        (None, "None"),
+        ((), "()"),
+    ],
+)
+def test_a_value_is_written_so_that_it_reads_back_as_itself(value, text):
+    assert space.text_of(value) == text
+    if isinstance(value, float):
+        assert float(text) == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "nothing to sweep: give --grid"),
+        ({"grid": ["seed"]}, "'seed' sweeps nothing: KEY=VALUE,VALUE is expected"),
+        ({"grid": ["seed="]}, "'seed=' sweeps nothing"),
+        ({"grid": ["=1,2"]}, "'=1,2' sweeps nothing"),
+        ({"grid": ["a=(1,2"]}, "'(1,2': a bracket or quote has no end"),
+        ({"grid": ["a=1,2)"]}, "a bracket or quote has no end"),
+        ({"grid": ["seed=0", "seed=1"]}, "seed is swept twice"),
+        ({"grid": ["seed=0"], "file": [{"seed": 1}]}, "seed is swept twice"),
+        ({"zip_": ["a=1,2", "b=1"]}, "--zip needs as many values of each key: a has 2, b has 1"),
+        ({"zip_": ["a=1", "a=2"]}, "--zip names a key twice"),
+        ({"draws": 3}, "--random=N and --range=KEY=log:A:B belong together"),
+        ({"range_": ["lr=log:1:2"]}, "--random=N and --range=KEY=log:A:B belong together"),
+        ({"range_": ["lr=log:1:2"], "draws": 0}, "--random must be at least 1, got 0"),
+        ({"range_": ["lr=lgo:1:2"], "draws": 1}, "no scale 'lgo', did you mean 'log'?; there are log, linear"),
+        ({"range_": ["lr=log:1"], "draws": 1}, "--range=lr=log:1: KEY=log:LOW:HIGH"),
+        ({"range_": ["log:1:2"], "draws": 1}, "KEY=log:LOW:HIGH"),
+        ({"range_": ["lr=log:a:2"], "draws": 1}, "'a' and '2' must be numbers"),
+        ({"range_": ["lr=log:0:2"], "draws": 1}, "positive on a log scale"),
+        ({"range_": ["lr=linear:2:1"], "draws": 1}, "LOW must be below HIGH"),
+        ({"range_": ["lr=linear:0:inf"], "draws": 1}, "LOW must be below HIGH"),
+    ],
+)
+def test_what_spans_nothing_is_refused(flags, message):
+    with pytest.raises(Refused) as raised:
+        spanned(**flags)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("found", [{"a": 1}, [1], "ab", None])
+def test_a_file_gives_dictionaries(found):
+    with pytest.raises(Refused, match=r"x.py: get_sweep\(\) must return a list of dictionaries, {KEY: value}"):
+        space.checked(found, "x.py")
