@@ -13,7 +13,7 @@ Sizes: v3_xsmall, v3_small, v3_base, v3_large, mdeberta_base, and any other of c
 `config.optimizer` are the discriminator's. The generator, `config.rtd.generator` and `config.rtd.optimizer`, follows
 them key by key (`--config.model.dtype=float32` sets both) until one of its own is given; it has half the layers and the
 enhanced mask decoder. Continued pretraining: `config.init_from` and `config.rtd.generator_init_from`, see
-docs/pretraining.md. No time or score is given here because none has been measured at these sizes yet;
+docs/rtd.md. No time or score is given here because none has been measured at these sizes yet;
 configs/laptop_rtd.py has both.
 """
 

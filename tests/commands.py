@@ -13,7 +13,7 @@ from deberta_jax.flags import Arguments
 
 # A command ends where two spaces begin an explanation; "..." and [...] stand for what the reader fills in.
 COMMAND = re.compile(
-    r"""\ \ +(?:[A-Z]+=\S+\ )*
+    r"""(?:[A-Z]+=\S+\ )*
         (?:python\ (?:-m\ (?P<module>(?:deberta_jax|benchmarks)[\w.]*)|(?P<program>train|eval)\.py)
         |launch/tpu_vm\.sh\ run\ \S+|sbatch\ [^#]*?launch/slurm\.sh)
         (?P<flags>(?:\ (?!\ ).*?)??)(?=\ \ |\ \.\.\.|\ \[-|$)""",
@@ -32,11 +32,11 @@ class Parsed(Exception):
     """A program has parsed its flags."""
 
 
-def commands_in(text: str) -> Iterator[Command]:
-    """The commands in the indented lines of `text`, with or without a comment's sign before them."""
+def commands_in(text: str, indent: str = "  ") -> Iterator[Command]:
+    """The commands in the lines of `text` that start with `indent`, with or without a comment's sign before them."""
     lines = re.sub(r"^#( |$)", "", text, flags=re.MULTILINE)
     for line in re.sub(r" *\\\n\s+", " ", lines).splitlines():
-        found = COMMAND.match(line)
+        found = COMMAND.match(line.lstrip()) if line.startswith(indent) else None
         if found:
             module = found["module"] or found["program"] or "train"
             yield Command(module, tuple(shlex.split(found["flags"], comments=True)))

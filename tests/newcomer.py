@@ -1,0 +1,117 @@
+"""A newcomer's folder: the repository's programs beside small files of the names that the pages use.
+
+The pages are read in their order and each block is done as it stands, so a page may go on with what one before it left.
+The one change is that train.py is tests/short_train.py. What the newcomer has brought along:
+
+text/          two files of made-up words, enough for 16,000 pieces
+deberta-v3-base/   as if downloaded: a masked language model of v3's layout, its sizes those of tests/short_train.py
+glue/, mine/   the files of MRPC, and a table of the reader's own, a few rows each
+"""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hf_directories import make_directory
+from pages import Block, blocks_in, pages
+from runs import FAST_TO_COMPILE, PATIENCE, ROOT
+from short_train import MODEL
+
+LINKED = ("benchmarks", "configs", "deberta_jax", "docs", "eval.py", "launch", "Makefile")
+
+
+class Newcomer:
+    """Has read no page yet. `failures` of a page that was read: what did not work, in the words of the shell."""
+
+    def __init__(self, folder: Path, cache: Path, spm_dir: Path):
+        self.folder, self.cache = folder, cache
+        self.failures: dict[Path, list[str]] = {}
+        furnish(folder, spm_dir)
+
+    def read_until(self, page: Path) -> list[str]:
+        """Reads the pages up to this one, those that were not read before; returns the failures of this one."""
+        order = pages()
+        for before in order[: order.index(page) + 1]:
+            if before not in self.failures:
+                self.failures[before] = self._read(blocks_in(before.read_text()))
+        return self.failures[page]
+
+    def _read(self, blocks: list[Block]) -> list[str]:
+        """Does what needs nothing: the blocks of commands in turn, then the Python of the page in one process."""
+        to_do = [block for block in blocks if not block.needs]
+        commands = [["bash", "-euo", "pipefail", "-c", block.text] for block in to_do if block.language == "bash"]
+        python = "\n".join(block.text for block in to_do if block.language == "python")
+        commands += [["python", "-c", python]] if python else []
+        return [said for command in commands if (said := self._do(command))]
+
+    def _do(self, command: list[str]) -> str:
+        """What to say of a command that failed, empty if it did not."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=PATIENCE
+        )
+        return f"{command[-1]}\nended with {done.returncode}:\n{done.stderr[-3000:]}" if done.returncode else ""
+
+    def _environment(self) -> dict[str, str]:
+        """One device, one cache of compiled programs for all, and this Python as `python`."""
+        path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        caches = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(self.cache)}
+        return os.environ | {"PATH": path, "XLA_FLAGS": FAST_TO_COMPILE, "MPLBACKEND": "agg"} | caches
+
+
+def furnish(folder: Path, spm_dir: Path) -> None:
+    """Puts in place what the newcomer has."""
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "train.py").symlink_to(ROOT / "tests" / "short_train.py")
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # a link would lose the virtual environment
+    python.chmod(0o755)
+    rng = np.random.default_rng(0)
+    words = many_words(rng)
+    write_text(folder / "text", words, rng)
+    write_tables(folder, words, rng)
+    published = {**MODEL, "num_hidden_layers": MODEL["num_layers"], "num_attention_heads": MODEL["num_heads"]}
+    del published["num_layers"], published["num_heads"]
+    published |= {"vocab_size": 128_100, "max_position_embeddings": 512, "attention_head_size": 16}
+    shutil.copy(spm_dir / "spm.model", make_directory(folder / "deberta-v3-base", "v3", "mlm", **published))
+
+
+def many_words(rng: np.random.Generator) -> list[str]:
+    """40,000 made-up words: text of them has far more pieces than 16,000."""
+    vowels = ["a", "e", "i", "o", "u", "an", "or", "is"]
+    syllables = ["".join(pair) for pair in itertools.product("bcdfghjklmnprstvwxz", vowels)]
+    return ["".join(rng.choice(syllables, size=size)) for size in rng.integers(2, 5, 40_000)]
+
+
+def write_text(folder: Path, words: list[str], rng: np.random.Generator) -> None:
+    """Two files of 600 short documents each, separated by blank lines: of 0.5 % some are held out."""
+    folder.mkdir()
+    for name in ("first.txt", "second.txt"):
+        documents = (". ".join(" ".join(rng.choice(words, 10)) for _ in range(4)) + "." for _ in range(600))
+        (folder / name).write_text("\n\n".join(documents) + "\n")
+
+
+def write_tables(folder: Path, words: list[str], rng: np.random.Generator) -> None:
+    """glue/MRPC with its three files, mine/ with train.csv, dev.csv and new.csv, the last without labels."""
+    mrpc, mine = folder / "glue" / "MRPC", folder / "mine"
+    mrpc.mkdir(parents=True)
+    mine.mkdir()
+    for name, first in (("train", "Quality"), ("dev", "Quality"), ("test", "index")):
+        rows = [f"{number % 2}\t{number}\t{number}\t{pair(words, rng, chr(9))}" for number in range(24)]
+        header = f"{first}\t#1 ID\t#2 ID\t#1 String\t#2 String"
+        (mrpc / f"{name}.tsv").write_text("\n".join([header, *rows]) + "\n")
+    for name in ("train", "dev", "new"):
+        topics = [""] * 24 if name == "new" else [f",{('sports', 'weather')[number % 2]}" for number in range(24)]
+        rows = [f"{pair(words, rng, ',')}{topic}" for topic in topics]
+        header = "title,body" if name == "new" else "title,body,topic"
+        (mine / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def pair(words: list[str], rng: np.random.Generator, between: str) -> str:
+    return between.join(" ".join(rng.choice(words, 4)) for _ in range(2))
