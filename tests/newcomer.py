@@ -1,7 +1,8 @@
 """A newcomer's folder: the repository's programs beside small files of the names that the pages use.
 
-The pages are read in their order and each block is done as it stands, so a page may go on with what one before it left.
-The one change is that train.py is tests/short_train.py. What the newcomer has brought along:
+The pages are read in their order and each command is done as it stands, so a page may go on with what one before it
+left; what was done on a page before is not done again. The one change is that train.py is tests/short_train.py. The
+newcomer has installed requirements.txt and no more, and has brought along
 
 text/          two files of made-up words, enough for 16,000 pieces
 deberta-v3-base/   as if downloaded: a masked language model of v3's layout, its sizes those of tests/short_train.py
@@ -10,6 +11,7 @@ glue/, mine/   the files of MRPC, and a table of the reader's own, a few rows ea
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_directories import make_directory
-from pages import Block, blocks_in, pages
+from pages import blocks_in, pages
 from runs import FAST_TO_COMPILE, PATIENCE, ROOT
 from short_train import MODEL
 
@@ -31,6 +33,7 @@ class Newcomer:
     def __init__(self, folder: Path, cache: Path, spm_dir: Path):
         self.folder, self.cache = folder, cache
         self.failures: dict[Path, list[str]] = {}
+        self._done: set[str] = set()
         furnish(folder, spm_dir)
 
     def read_until(self, page: Path) -> list[str]:
@@ -38,29 +41,38 @@ class Newcomer:
         order = pages()
         for before in order[: order.index(page) + 1]:
             if before not in self.failures:
-                self.failures[before] = self._read(blocks_in(before.read_text()))
+                self.failures[before] = [said for command in to_do(before.read_text()) if (said := self._do(command))]
         return self.failures[page]
-
-    def _read(self, blocks: list[Block]) -> list[str]:
-        """Does what needs nothing: the blocks of commands in turn, then the Python of the page in one process."""
-        to_do = [block for block in blocks if not block.needs]
-        commands = [["bash", "-euo", "pipefail", "-c", block.text] for block in to_do if block.language == "bash"]
-        python = "\n".join(block.text for block in to_do if block.language == "python")
-        commands += [["python", "-c", python]] if python else []
-        return [said for command in commands if (said := self._do(command))]
 
     def _do(self, command: list[str]) -> str:
         """What to say of a command that failed, empty if it did not."""
+        if command[-1] in self._done:
+            return ""
+        self._done.add(command[-1])
         done = subprocess.run(
             command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=PATIENCE
         )
         return f"{command[-1]}\nended with {done.returncode}:\n{done.stderr[-3000:]}" if done.returncode else ""
 
     def _environment(self) -> dict[str, str]:
-        """One device, one cache of compiled programs for all, and this Python as `python`."""
+        """One device, one cache of compiled programs for all, and this Python, without PyTorch, as `python`."""
         path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
         caches = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(self.cache)}
-        return os.environ | {"PATH": path, "XLA_FLAGS": FAST_TO_COMPILE, "MPLBACKEND": "agg"} | caches
+        return (
+            os.environ
+            | {"PATH": path, "PYTHONPATH": str(self.folder / "absent"), "XLA_FLAGS": FAST_TO_COMPILE}
+            | caches
+        )
+
+
+def to_do(text: str) -> list[list[str]]:
+    """What a page says to do and needs nothing for: each line of commands, then its Python in one process."""
+    blocks = [block for block in blocks_in(text) if not block.needs]
+    lines = "".join(block.text for block in blocks if block.language == "bash").replace("\\\n", " ").splitlines()
+    commands = (re.sub(r"\s+", " ", re.sub(r"(^|\s)#.*", "", line)).strip() for line in lines)
+    done = [["bash", "-euo", "pipefail", "-c", command] for command in commands if command]
+    python = "\n".join(block.text for block in blocks if block.language == "python")
+    return done + ([["python", "-c", python]] if python else [])
 
 
 def furnish(folder: Path, spm_dir: Path) -> None:
@@ -68,7 +80,9 @@ def furnish(folder: Path, spm_dir: Path) -> None:
     for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
     (folder / "train.py").symlink_to(ROOT / "tests" / "short_train.py")
-    (folder / "bin").mkdir()
+    for name in ("bin", "absent"):
+        (folder / name).mkdir()
+    (folder / "absent" / "torch.py").write_text("raise ImportError('not in requirements.txt')\n")
     python = folder / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # a link would lose the virtual environment
     python.chmod(0o755)

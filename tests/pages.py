@@ -1,8 +1,8 @@
-"""What README.md and the pages of docs/ hold: fenced blocks and their marks, the order they are read in, links, anchors.
+"""What README.md and the pages of docs/ hold: their order, fenced blocks and their marks, links, anchors.
 
-A block of commands is fenced as ```bash; a test runs it as it stands, after the pages before it. One that no test can
-run says what it needs behind the language: ```bash needs=tpu. What is no command (output, a part of a command) is
-```text. Every command, marked or not, must be one that the program's own parser takes.
+Commands are fenced as ```bash, one on each line; a test runs them as they stand, after the pages before. A block that
+no test can run says what it needs behind the language: ```bash needs=tpu. What is no command (output, a part of a
+command) is ```text. Every command, marked or not, must be one that the program's own parser takes.
 """
 
 import re
@@ -69,7 +69,7 @@ def wrong_blocks(text: str) -> Iterator[str]:
         if block.language != "bash" and list(commands_in(block.text, indent="")):
             yield f"block {number}: a command in a block of {block.language!r}, which no test looks at"
     prose = FENCE.sub("", text)
-    if "```" in prose:
+    if re.search("^```", prose, re.MULTILINE):
         yield "a fence that is not closed"
     yield from (f"indented and not fenced: {line.strip()}" for line in re.findall(r"^\n {4}.*", prose, re.MULTILINE))
 
