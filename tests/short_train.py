@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from deberta_jax import flags  # noqa: E402
+from deberta_jax.errors import Refused  # noqa: E402
 
 MODEL = {  # also of the model that tests/newcomer.py publishes
     "num_layers": 2,
@@ -40,8 +41,11 @@ OF_A_TASK = {"epochs": 1.0, "data.max_length": 32, "data.buckets": (32,), "data.
 
 
 def shortened(argv: list[str]) -> list[str]:
-    """`argv` with overrides of the keys that its config has."""
-    config = flags.load_config(argv).config
+    """`argv` with overrides of the keys that its config has; as it is where it is refused, as train.py will say."""
+    try:
+        config = flags.load_config(argv).config
+    except Refused:
+        return argv
     values = SHORT | (OF_A_TASK if "epochs" in config else OF_PRETRAINING)
     known = {key: value for key, value in values.items() if has(config, key)}
     return [*argv, *(f"--config.{key}={value}" for key, value in known.items())]
