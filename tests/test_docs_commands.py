@@ -77,11 +77,17 @@ def test_what_does_not_work_is_told_and_what_was_done_is_not_done_again(newcomer
 
 @pytest.mark.parametrize(
     "source",
-    ["configs/laptop.py", "configs/laptop_rtd.py", "configs/mlm.py:v2_xlarge", "configs/finetune.py:squad,v3_base"],
+    [
+        ("--config=configs/laptop.py",),
+        ("--config=configs/laptop_rtd.py",),
+        ("--config=configs/mlm.py:v2_xlarge",),
+        ("--config=configs/finetune.py:squad,v3_base", "--config.data.dir=squad"),
+    ],
+    ids=lambda source: source[0],
 )
 def test_runs_of_the_pages_are_short_and_otherwise_what_they_say(source, monkeypatch):
     monkeypatch.chdir(ROOT)
-    flags = [f"--config={source}", "--config.seed=5", "--config.batch_size=1024", "--workdir=w"]
+    flags = [*source, "--config.seed=5", "--config.batch_size=1024", "--workdir=w"]
     short = shortened(flags)
     assert short[: len(flags)] == flags
     config = configs.build(train.parse(short)[0].config)
