@@ -95,7 +95,7 @@ def furnish(folder: Path, spm_dir: Path) -> None:
     write_tables(folder, words, rng)
     published = {**MODEL, "num_hidden_layers": MODEL["num_layers"], "num_attention_heads": MODEL["num_heads"]}
     del published["num_layers"], published["num_heads"]
-    published |= {"vocab_size": 128_100, "max_position_embeddings": 512, "attention_head_size": 16}
+    published |= {"vocab_size": 1_000, "max_position_embeddings": 512, "attention_head_size": 16}
     shutil.copy(spm_dir / "spm.model", make_directory(folder / "deberta-v3-base", "v3", "mlm", **published))
 
 
