@@ -99,14 +99,15 @@ def furnish(folder: Path, spm_dir: Path) -> None:
     shutil.copy(spm_dir / "spm.model", make_directory(folder / "deberta-v3-base", "v3", "mlm", **published))
 
 
-def many_words(rng: np.random.Generator) -> list[str]:
+def many_words(rng: np.random.Generator) -> np.ndarray:
     """40,000 made-up words: text of them has far more pieces than 16,000."""
     vowels = ["a", "e", "i", "o", "u", "an", "or", "is"]
     syllables = ["".join(pair) for pair in itertools.product("bcdfghjklmnprstvwxz", vowels)]
-    return ["".join(rng.choice(syllables, size=size)) for size in rng.integers(2, 5, 40_000)]
+    drawn = zip(rng.choice(syllables, (40_000, 4)), rng.integers(2, 5, 40_000), strict=True)
+    return np.array(["".join(some[:size]) for some, size in drawn])
 
 
-def write_text(folder: Path, words: list[str], rng: np.random.Generator) -> None:
+def write_text(folder: Path, words: np.ndarray, rng: np.random.Generator) -> None:
     """Two files of 600 short documents each, separated by blank lines: of 0.5 % some are held out."""
     folder.mkdir()
     for name in ("first.txt", "second.txt"):
@@ -114,7 +115,7 @@ def write_text(folder: Path, words: list[str], rng: np.random.Generator) -> None
         (folder / name).write_text("\n\n".join(documents) + "\n")
 
 
-def write_tables(folder: Path, words: list[str], rng: np.random.Generator) -> None:
+def write_tables(folder: Path, words: np.ndarray, rng: np.random.Generator) -> None:
     """glue/MRPC with its three files, mine/ with train.csv, dev.csv and new.csv, the last without labels."""
     mrpc, mine = folder / "glue" / "MRPC", folder / "mine"
     mrpc.mkdir(parents=True)
@@ -130,5 +131,5 @@ def write_tables(folder: Path, words: list[str], rng: np.random.Generator) -> No
         (mine / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
 
 
-def pair(words: list[str], rng: np.random.Generator, between: str) -> str:
+def pair(words: np.ndarray, rng: np.random.Generator, between: str) -> str:
     return between.join(" ".join(rng.choice(words, 4)) for _ in range(2))
