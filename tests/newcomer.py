@@ -4,9 +4,9 @@ The pages are read in their order and each command is done as it stands, so a pa
 left; what was done on a page before is not done again. The one change is that train.py is tests/short_train.py. The
 newcomer has installed requirements.txt and no more, and has brought along
 
-text/          two files of made-up words, enough for 16,000 pieces
+text/              two files of made-up words, enough for 16,000 pieces
 deberta-v3-base/   as if downloaded: a masked language model of v3's layout, its sizes those of tests/short_train.py
-glue/, mine/   the files of MRPC, and a table of the reader's own, a few rows each
+glue/MRPC/         its three files, 24 rows each
 """
 
 import itertools
@@ -25,6 +25,7 @@ from runs import FAST_TO_COMPILE, PATIENCE, ROOT
 from short_train import MODEL
 
 QUICK = f"{FAST_TO_COMPILE} --xla_cpu_use_fusion_emitters=false"  # two thirds of the time to compile
+THEIRS = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}  # in config.json
 LINKED = ("benchmarks", "configs", "deberta_jax", "docs", "eval.py", "launch", "Makefile")
 
 
@@ -92,11 +93,10 @@ def furnish(folder: Path, spm_dir: Path) -> None:
     rng = np.random.default_rng(0)
     words = many_words(rng)
     write_text(folder / "text", words, rng)
-    write_tables(folder, words, rng)
-    published = {**MODEL, "num_hidden_layers": MODEL["num_layers"], "num_attention_heads": MODEL["num_heads"]}
-    del published["num_layers"], published["num_heads"]
-    published |= {"vocab_size": 1_000, "max_position_embeddings": 512, "attention_head_size": 16}
-    shutil.copy(spm_dir / "spm.model", make_directory(folder / "deberta-v3-base", "v3", "mlm", **published))
+    write_mrpc(folder / "glue" / "MRPC", words, rng)
+    sizes = {THEIRS.get(key, key): value for key, value in MODEL.items()}
+    sizes |= {"vocab_size": 1_000, "max_position_embeddings": 512, "attention_head_size": 16}
+    shutil.copy(spm_dir / "spm.model", make_directory(folder / "deberta-v3-base", "v3", "mlm", **sizes))
 
 
 def many_words(rng: np.random.Generator) -> np.ndarray:
@@ -115,21 +115,10 @@ def write_text(folder: Path, words: np.ndarray, rng: np.random.Generator) -> Non
         (folder / name).write_text("\n\n".join(documents) + "\n")
 
 
-def write_tables(folder: Path, words: np.ndarray, rng: np.random.Generator) -> None:
-    """glue/MRPC with its three files, mine/ with train.csv, dev.csv and new.csv, the last without labels."""
-    mrpc, mine = folder / "glue" / "MRPC", folder / "mine"
-    mrpc.mkdir(parents=True)
-    mine.mkdir()
+def write_mrpc(folder: Path, words: np.ndarray, rng: np.random.Generator) -> None:
+    """train.tsv, dev.tsv, and test.tsv, which has numbers in place of labels."""
+    folder.mkdir(parents=True)
     for name, first in (("train", "Quality"), ("dev", "Quality"), ("test", "index")):
-        rows = [f"{number % 2}\t{number}\t{number}\t{pair(words, rng, chr(9))}" for number in range(24)]
-        header = f"{first}\t#1 ID\t#2 ID\t#1 String\t#2 String"
-        (mrpc / f"{name}.tsv").write_text("\n".join([header, *rows]) + "\n")
-    for name in ("train", "dev", "new"):
-        topics = [""] * 24 if name == "new" else [f",{('sports', 'weather')[number % 2]}" for number in range(24)]
-        rows = [f"{pair(words, rng, ',')}{topic}" for topic in topics]
-        header = "title,body" if name == "new" else "title,body,topic"
-        (mine / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
-
-
-def pair(words: np.ndarray, rng: np.random.Generator, between: str) -> str:
-    return between.join(" ".join(rng.choice(words, 4)) for _ in range(2))
+        pairs = ("\t".join(" ".join(rng.choice(words, 4)) for _ in range(2)) for _ in range(24))
+        rows = [f"{number % 2}\t{number}\t{number}\t{pair}" for number, pair in enumerate(pairs)]
+        (folder / f"{name}.tsv").write_text("\n".join([f"{first}\t#1 ID\t#2 ID\t#1 String\t#2 String", *rows]) + "\n")

@@ -32,7 +32,7 @@ SHORT = {
     "optimizer.warmup_steps": 2,
     "rtd.optimizer.warmup_steps": 2,
     "eval.every": 0,
-    "eval.batch_size": 8,
+    "eval.batch_size": 32,
     "checkpoint.every_steps": 0,
     "checkpoint.every_minutes": 0.0,
 }
