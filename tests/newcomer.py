@@ -24,7 +24,6 @@ from pages import blocks_in, pages
 from runs import FAST_TO_COMPILE, PATIENCE, ROOT
 from short_train import MODEL
 
-QUICK = f"{FAST_TO_COMPILE} --xla_cpu_use_fusion_emitters=false"  # two thirds of the time to compile
 THEIRS = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}  # in config.json
 LINKED = ("benchmarks", "configs", "deberta_jax", "docs", "eval.py", "launch", "Makefile")
 
@@ -61,7 +60,7 @@ class Newcomer:
         own = {
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder / "absent"),
-            "XLA_FLAGS": QUICK,
+            "XLA_FLAGS": FAST_TO_COMPILE,
             "JAX_ENABLE_COMPILATION_CACHE": "true",
             "XDG_CACHE_HOME": str(self.cache),
             "JAX_NUMPY_RANK_PROMOTION": "allow",  # as anywhere but in our tests

@@ -24,8 +24,10 @@ from deberta_jax.train.session import CHECKPOINTS
 from deberta_jax.train.state import TrainState
 
 ROOT = Path(__file__).parents[1]
-FAST_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-PATIENCE = 300  # seconds for a process that takes ten on a machine of its own
+FAST_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+PATIENCE = 900  # seconds for a process that takes ten on a machine of its own
 TIMES = ("tokens_per_second", "examples_per_second", "data_wait_seconds")  # the metrics that no two runs share
 TINY = {
     "steps": 6,
