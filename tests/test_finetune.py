@@ -132,7 +132,7 @@ def test_killed_and_run_again_it_equals_the_run_that_was_left_alone(launch, fold
     alone = launch("train.py", *flags, f"--workdir={tmp_path / 'alone'}")
     assert finish(alone).returncode == 0
     notes = str(tmp_path / "notes")
-    for moment in ("saved:3", "saved:4", "saved:4", "saved:9"):  # the second 4 is that of the best parameters
+    for moment in ("saved:3", "saved:4", "saved:4"):  # the second 4 is that of the best parameters
         killed = ["SIGKILL", moment, notes, *flags, f"--workdir={tmp_path / 'killed'}"]
         done = finish(launch("tests/troubled_train.py", *killed))
         assert done.returncode == -signal.SIGKILL, (moment, done.stderr)
