@@ -49,6 +49,8 @@ class Arguments(argparse.ArgumentParser):
 
 def local_path(text: str) -> Path:
     """An argparse type: a file or folder of this machine, mounted or its own."""
+    if not text:
+        raise argparse.ArgumentTypeError("expects a path, got nothing")
     if "://" in text:
         raise argparse.ArgumentTypeError(in_a_bucket(text))
     return Path(text)
@@ -188,12 +190,19 @@ def _read_python(path: Path, arguments: list[str]) -> ConfigDict:
 
 
 def read_sweep(source: str) -> Any:
-    """What get_sweep() of the config file returns; () where it has no such function."""
+    """What get_sweep() of the config file returns; None where it has no such function."""
     path = Path(_path_and_arguments(source)[0])
     if path.suffix != ".py" or not path.is_file():
-        return ()  # read_config says what is wrong with it
+        return None  # read_config says what is wrong with it
     module = _module_of(path)
-    return module.get_sweep() if hasattr(module, "get_sweep") else ()
+    if not hasattr(module, "get_sweep"):
+        return None
+    if inspect.signature(module.get_sweep).parameters:
+        raise Refused(f"config {path}: get_sweep() takes no arguments")
+    try:
+        return module.get_sweep()
+    except (KeyError, ValueError) as error:
+        raise Refused(f"config {path}: get_sweep() ended with {type(error).__name__} {error}") from error
 
 
 def _module_of(path: Path) -> types.ModuleType:

@@ -69,6 +69,35 @@ def test_a_wrong_command_is_one_line_before_any_trial_starts(flags, message, tmp
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("(): return [{}, {'seed': 1}]", "cannot be called '': give it another \"name\" in get_sweep()"),
+        ("(): return [{'name': '..', 'seed': 1}]", "cannot be called '..'"),
+        ("(): return [{'name': 'report', 'seed': 1}]", "cannot be called 'report'"),
+        ("(): return [{'name': 'slurm', 'seed': 1}]", "cannot be called 'slurm'"),
+        ("(): return [{'name': 'a', 'seed': 1}, {'name': 'a', 'seed': 2}]", "two trials are called 'a'"),
+        ("(): return [{'name': 'a', 'seed': 1}, {'name': 'b', 'seed': 1}]", "trials 'a' and 'b' have the same values"),
+        ("(): return [{'name': 'a', 'sed': 1}]", "config has no key 'sed', did you mean 'seed'?"),
+        ("(): return []", "get_sweep() must return a list of dictionaries"),
+        ("(): return [{'seed': {}['x']}]", "get_sweep() ended with KeyError 'x'"),
+        ("(size): return [{'seed': size}]", "get_sweep() takes no arguments"),
+    ],
+)
+def test_a_wrong_sweep_file_is_one_line(body, message, tmp_path, capsys):
+    path = tmp_path / "file.py"
+    path.write_text(f"from configs.quickstart import get_config\ndef get_sweep{body}\n")
+    assert message in refusal(capsys, f"--config={path}", "--metric=a:max", f"--workdir={tmp_path / 'sweep'}")
+
+
+def test_a_workdir_must_be_named_and_writable(tmp_path, capsys):
+    assert "--workdir: expects a path, got nothing" in refusal(capsys, *QUICK, "--grid=seed=0", "--workdir=")
+    (tmp_path / "file").write_text("")
+    for place, why in (("file", "File exists"), ("file/sweep", "Not a directory")):
+        said = refusal(capsys, *QUICK, "--grid=seed=0", f"--workdir={tmp_path / place}")
+        assert said == f"refused: --workdir={tmp_path / place} cannot be written: {why}\n"
+
+
 def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, capsys):
     command = [*QUICK, "--grid=optimizer.learning_rate=1e-3,2e-3", "--grid=model.pos_att_type=(),('c2p','p2c')"]
     command += ["--config.steps=90", f"--workdir={tmp_path / 'a b'}", "--dry_run"]

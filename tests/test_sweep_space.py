@@ -131,7 +131,11 @@ def test_what_spans_nothing_is_refused(flags, message):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("found", [{"a": 1}, [1], "ab", None])
+@pytest.mark.parametrize("found", [{"a": 1}, [1], "ab", [], [{1: 2}], 7])
 def test_a_file_gives_dictionaries(found):
     with pytest.raises(Refused, match=r"x.py: get_sweep\(\) must return a list of dictionaries, {KEY: value}"):
         space.checked(found, "x.py")
+
+
+def test_a_file_without_a_sweep_has_no_settings():
+    assert space.checked(None, "x.py") == []

@@ -169,7 +169,13 @@ def drawn(where: Range, number: int, whole: bool) -> str:
 
 
 def checked(found: Any, source: str) -> list[Mapping[str, Any]]:
-    """What get_sweep() of a config file returned, () of one without. Raises Refused unless those are dictionaries."""
-    if not isinstance(found, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in found):
+    """What get_sweep() of a config file returned, None of one without. Raises Refused unless those are dictionaries."""
+    if found is None:
+        return []
+    if not isinstance(found, (list, tuple)) or not found or not all(map(_is_setting, found)):
         raise Refused(f"{source}: get_sweep() must return a list of dictionaries, {{KEY: value}}")
     return list(found)
+
+
+def _is_setting(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and all(isinstance(key, str) for key in entry)

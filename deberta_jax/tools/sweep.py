@@ -19,6 +19,7 @@ Exit codes: 0 when all trials ended well, 1 when some did not, 2 for flags that 
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -47,6 +48,8 @@ from deberta_jax.tools.suite import require_root
 
 Launch = Callable[[Sequence[Trial], Callable[[], None]], tuple[dict[str, Record], bool]]
 LONGEST_NAME = 200  # bytes; file systems take 255
+REPORT = "report"
+NO_NAMES = {"", REPORT, "slurm", "jobs.json", SWEEP}  # of trials: the sweep's own folder, and what it has in there
 
 
 class Plan(NamedTuple):
@@ -127,7 +130,9 @@ def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Tri
     overrides = {key: loaded.overrides[key] for key in setting.values}
     name = setting.name or space.name_of({key: space.text_of(value) for key, value in overrides.items()})
     given = [f"--config.{key}={text}" for key, text in (*split.assignments, *swept)]
-    trial = Trial(folder_name(name), overrides, (f"--config={split.source}", *given))
+    if (folder := folder_name(name)) in NO_NAMES:
+        raise Refused(f"a trial of {split.source} cannot be called {name!r}: give it another \"name\" in get_sweep()")
+    trial = Trial(folder, overrides, (f"--config={split.source}", *given))
     return trial, 0 if isinstance(config, FinetuneConfig) else config.steps
 
 
@@ -179,16 +184,26 @@ def launcher(plan: Plan) -> Launch:
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Keeps another sweep out of the folder. Raises Refused where one runs there."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    """Keeps another sweep out of the folder. Raises Refused where one runs there, or nothing can be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise Refused(f"--workdir={workdir} cannot be written: {error.strerror}") from error
     folder = os.open(workdir, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(folder, workdir)
         yield
-    except BlockingIOError as error:
-        raise Refused(f"{workdir}: another sweep is running there") from error
     finally:
         os.close(folder)
+
+
+def _lock(folder: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Refused(f"{workdir}: another sweep is running there") from error
 
 
 def note(plan: Plan, command: str) -> None:
@@ -215,7 +230,7 @@ def conclude(plan: Plan, stopped: bool) -> None:
         raise Stopped(f"{len(wrong)} of {len(records)} trials are left: run the same command to go on")
     faults = [f"{len(wrong)} of {len(records)} trials did not end well: {'; '.join(map(fault, wrong.items()))}"]
     try:
-        report.make([workdir], plan.metric, workdir / "report")
+        report.make([workdir], plan.metric, workdir / REPORT)
     except Refused as error:
         if not wrong:
             raise
