@@ -168,12 +168,33 @@ def done_trials(plan: sweep.Plan, row: dict) -> None:
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 
 
-def test_a_metric_that_no_trial_has_is_said_at_the_end_with_those_that_exist(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"eval/loss": 2.0, "loss": 1.0}, ", did you mean 'eval/loss'?; there are eval/loss, loss"),
+        ({"loss": 1.0}, ", did you mean 'loss'?; there are loss"),  # never evaluated
+    ],
+)
+def test_a_metric_that_no_trial_has_is_said_at_the_end_with_those_that_exist(row, said, tmp_path, capsys):
     command = ["--config=configs/quickstart.py", "--metric=eval/los:min", "--grid=seed=0,1", f"--workdir={tmp_path}"]
-    done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 2.0, "loss": 1.0})
+    done_trials(sweep.plan_of(command), {"step": 1} | row)
     assert errors.run(sweep.main, command) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "refused: --metric: no run has 'eval/los', did you mean 'eval/loss'?; there are eval/loss, loss"
+    assert last == f"refused: --metric: no run has 'eval/los'{said}"
+
+
+def test_after_a_signal_what_is_left_is_told_and_what_ended_is_concluded(tmp_path, capsys):
+    """A failed trial is not left: the same command does not run it."""
+    plan = sweep.plan_of([*QUICK, "--grid=seed=0,1,2", f"--workdir={tmp_path}"])
+    done_trials(plan, {"step": 1, "eval/loss": 1.0})
+    sweep.note(plan, "python -m deberta_jax.tools.sweep")
+    sweep.conclude(plan, stopped=True)  # it came when the last one had ended
+    assert capsys.readouterr().out.splitlines()[0] == "3 runs: 3 done"
+    for number, state in ((0, "failed"), (1, "stopped")):
+        trial = plan.trials[number]
+        write_record(tmp_path / trial.name, Record(state, 1, "", 1.0, list(trial.flags)))
+    with pytest.raises(errors.Stopped, match="^1 of 3 trials are left: run the same command to go on$"):
+        sweep.conclude(plan, stopped=True)
 
 
 def test_a_later_command_in_the_same_folder_adds_its_trials(tmp_path, capsys):
@@ -191,6 +212,14 @@ def test_a_later_command_in_the_same_folder_adds_its_trials(tmp_path, capsys):
     assert (said["metric"], said["goal"], said["config"]) == ("eval/loss", "min", "configs/quickstart.py")
     assert said["command"].startswith("python -m deberta_jax.tools.sweep --config=configs/quickstart.py")
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_damaged_note_of_the_sweep_is_refused(text, tmp_path, capsys):
+    command = [*QUICK, "--grid=seed=0", f"--workdir={tmp_path}"]
+    done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 1.0})
+    (tmp_path / "sweep.json").write_text(text)
+    assert "sweep.json is damaged: delete it" in refusal(capsys, *command)
 
 
 # One program for all, compiled once: seed and learning rate would be constants in it, that of the evaluation is not.

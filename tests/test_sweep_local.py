@@ -111,6 +111,7 @@ def test_one_that_fails_or_is_killed_stops_nothing_and_all_is_on_record(root):
 
 def test_as_many_run_at_a_time_as_asked_each_on_its_own_cores(root, monkeypatch):
     monkeypatch.setenv(GPUS, "4,5,7")
+    monkeypatch.delenv("JAX_PLATFORMS")
     cores = sorted(os.sched_getaffinity(0))
     run_here(trials(a="end", b="end"), root / "one", 1, lambda: None)
     assert {(root / "one" / name / "saw.txt").read_text() for name in "ab"} == {f"{cores} 4,5,7"}
@@ -206,6 +207,10 @@ def test_what_cannot_be_divided_is_refused(tmp_path, monkeypatch):
 
 def test_gpus_are_those_of_the_environment_or_of_the_machine(tmp_path, monkeypatch):
     assert gpus_of({GPUS: "1,3"}) == ["1", "3"]
+    assert gpus_of({GPUS: "GPU-8932f937,MIG-2a"}) == ["GPU-8932f937", "MIG-2a"]
+    assert gpus_of({GPUS: "0,-1,1"}) == ["0"]  # as CUDA reads it
+    assert gpus_of({GPUS: "-1"}) == gpus_of({GPUS: ""}) == gpus_of({GPUS: "0,1", "JAX_PLATFORMS": "cpu"}) == []
+    assert gpus_of({GPUS: "1,3", "JAX_PLATFORMS": "cuda,cpu"}) == ["1", "3"]
     monkeypatch.setattr("deberta_jax.sweep.local.GPU_PREFIX", f"{tmp_path}/nvidia")
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl"):
         (tmp_path / name).write_text("")

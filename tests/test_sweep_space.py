@@ -18,6 +18,21 @@ def values(found: list[Setting]) -> list[dict]:
     return [setting.values for setting in found]
 
 
+def test_the_axes_stand_in_the_order_file_zips_draws_grids():
+    found = spanned(file=[{"m": 1}], zip_=["z=1"], range_=["r=linear:0:1"], draws=1, grid=["g=1", "config.h=1"])
+    assert list(found[0].values) == ["m", "z", "r", "g", "h"]
+
+
+def test_keys_may_be_written_as_flags_write_them():
+    found = spanned(zip_=["config.z=1"], range_=["config.r=linear:0:1"], draws=1, grid=["config.g=1"])
+    assert list(found[0].values) == ["z", "r", "g"]
+
+
+def test_draws_are_short_enough_to_be_typed():
+    found = values(spanned(range_=["lr=log:1e-5:1e-3"], draws=50))
+    assert all(float(f"{float(point['lr']):.4g}") == float(point["lr"]) for point in found)
+
+
 def test_grids_multiply_and_the_last_runs_fastest():
     assert values(spanned(grid=["lr=1,2", "seed=0,1,2"])) == [
         {"lr": lr, "seed": seed} for lr in ("1", "2") for seed in ("0", "1", "2")
@@ -122,6 +137,7 @@ def test_a_value_is_written_so_that_it_reads_back_as_itself(value, text):
         ({"range_": ["lr=log:a:2"], "draws": 1}, "'a' and '2' must be numbers"),
         ({"range_": ["lr=log:0:2"], "draws": 1}, "positive on a log scale"),
         ({"range_": ["lr=linear:2:1"], "draws": 1}, "LOW must be below HIGH"),
+        ({"range_": ["lr=linear:1:1"], "draws": 1}, "LOW must be below HIGH"),
         ({"range_": ["lr=linear:0:inf"], "draws": 1}, "LOW must be below HIGH"),
     ],
 )

@@ -22,6 +22,12 @@ def test_the_last_line_with_a_number(run):
     assert last_line(run, "accuracy") == {}
 
 
+def test_damaged_lines_are_passed_over(run):
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(bytes(9) + b"\n7\n\xff\n")
+    assert last_line(run, "loss")["step"] == 2
+
+
 def test_a_run_without_numbers_has_none(tmp_path):
     assert last_line(tmp_path, "loss") == {}
     (tmp_path / "metrics.jsonl").write_text("")

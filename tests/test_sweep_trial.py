@@ -13,6 +13,13 @@ def test_a_record_reads_back(tmp_path):
     assert read_record(tmp_path) == record
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "done"}', '"done"'])
+def test_a_damaged_record_is_refused(text, tmp_path):
+    (tmp_path / "trial.json").write_text(text)
+    with pytest.raises(Refused, match=r"trial.json is damaged \(.*\): delete it"):
+        read_record(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("exit_code", "state"),
     [

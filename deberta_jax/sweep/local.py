@@ -1,6 +1,7 @@
 """Trials on this machine, some at a time, each with its share of the cores and GPUs."""
 
 import glob
+import itertools
 import os
 import queue
 import signal
@@ -53,11 +54,18 @@ def parts_of_machine(workers: int, environment: Mapping[str, str]) -> list[Part]
 
 
 def gpus_of(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs that a process started here would see."""
+    """The GPUs that a process started here would use."""
+    if "JAX_PLATFORMS" in environment and not {"cuda", "gpu"} & set(environment["JAX_PLATFORMS"].split(",")):
+        return []
     if GPUS in environment:
-        return list(filter(None, environment[GPUS].split(",")))
+        return list(itertools.takewhile(_is_gpu, environment[GPUS].split(",")))
     numbers = (path.removeprefix(GPU_PREFIX) for path in glob.glob(f"{GPU_PREFIX}[0-9]*"))
     return sorted(filter(str.isdigit, numbers), key=int)
+
+
+def _is_gpu(entry: str) -> bool:
+    """Of CUDA_VISIBLE_DEVICES: a number, or a GPU-... or MIG-...; -1 and anything else end the list."""
+    return entry.strip().isdigit() or entry.startswith(("GPU-", "MIG-"))
 
 
 def _share(things: Sequence, number: int, parts: int) -> Sequence:

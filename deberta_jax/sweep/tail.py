@@ -10,7 +10,10 @@ BYTES = 1 << 16  # hold a metrics file's last lines
 
 
 def last_line(folder: Path, key: str) -> dict[str, Any]:
-    """The last of the run's complete last lines that has a number for `key`; {} without one."""
+    """The last of the run's complete last lines that has a number for `key`; {} without one.
+
+    What is no line of metrics, as a machine that lost its power leaves them, is passed over here: the report names it.
+    """
     path = folder / METRICS
     if not path.is_file():
         return {}
@@ -19,7 +22,15 @@ def last_line(folder: Path, key: str) -> dict[str, Any]:
         file.seek(begin)
         lines = file.read().rpartition(b"\n")[0].split(b"\n")
     for line in reversed(lines[1:] if begin else lines):
-        row = json.loads(line) if line else {}
+        row = _row(line)
         if key in row and isinstance(row[key], (int, float)):
             return row
     return {}
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -37,9 +37,14 @@ class Record:
 
 
 def read_record(folder: Path) -> Record | None:
-    """What is known of the trial in `folder`; None where it was never started."""
+    """What is known of the trial in `folder`; None where it was never started. Raises Refused for a damaged file."""
     path = folder / RECORD
-    return Record(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise Refused(f"{path} is damaged ({error}): delete it, and the trial goes on") from error
 
 
 def write_record(folder: Path, record: Record) -> None:

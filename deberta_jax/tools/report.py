@@ -19,7 +19,7 @@ from deberta_jax.errors import Refused
 from deberta_jax.reports import metric
 from deberta_jax.reports.page import page
 from deberta_jax.reports.runs import find
-from deberta_jax.reports.study import counts, study_of
+from deberta_jax.reports.study import Study, counts, study_of
 from deberta_jax.reports.tables import variations_table
 from deberta_jax.reports.text_tables import csv_text, markdown, markdown_table
 
@@ -39,14 +39,15 @@ def main(argv: list[str]) -> None:
     make(args.workdirs, given, args.output or args.workdirs[0] / "report")
 
 
-def make(workdirs: Sequence[Path], given: metric.Metric | None, output: Path) -> None:
-    """Writes the report of `workdirs` into `output`, and prints its table of variations.
+def make(workdirs: Sequence[Path], given: metric.Metric | None, output: Path) -> Study:
+    """Writes the report of `workdirs` into `output`, prints its table of variations, and returns what it is about.
 
     Raises Refused where there is nothing to compare by `given` (None: by what fits).
     """
     study = study_of(find(workdirs), given, ", ".join(map(str, workdirs)))
     write(output, {"report.html": page(study), "report.md": markdown(study), "report.csv": csv_text(study)})
     print(f"{counts(study.runs)}\n\n{markdown_table(variations_table(study))}\n\n{output / 'report.html'}")
+    return study
 
 
 def write(folder: Path, texts: dict[str, str]) -> None:

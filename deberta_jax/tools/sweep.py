@@ -29,7 +29,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -37,9 +37,9 @@ from deberta_jax import config as configs
 from deberta_jax import errors, flags
 from deberta_jax.config import FinetuneConfig
 from deberta_jax.data.prepared import write_text
-from deberta_jax.errors import Failed, Refused, Stopped
+from deberta_jax.errors import Failed, Refused, Stopped, nearest
 from deberta_jax.reports import metric
-from deberta_jax.reports.runs import SWEEP
+from deberta_jax.reports.runs import SWEEP, Run
 from deberta_jax.sweep import local, space
 from deberta_jax.sweep.board import Board
 from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, check_same, read_record
@@ -131,7 +131,7 @@ def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Tri
     name = setting.name or space.name_of({key: space.text_of(value) for key, value in overrides.items()})
     given = [f"--config.{key}={text}" for key, text in (*split.assignments, *swept)]
     if (folder := folder_name(name)) in NO_NAMES:
-        raise Refused(f"a trial of {split.source} cannot be called {name!r}: give it another \"name\" in get_sweep()")
+        raise Refused(f'a trial of {split.source} cannot be called {name!r}: give it another "name" in get_sweep()')
     trial = Trial(folder, overrides, (f"--config={split.source}", *given))
     return trial, 0 if isinstance(config, FinetuneConfig) else config.steps
 
@@ -208,35 +208,52 @@ def _lock(folder: int, workdir: Path) -> None:
 
 def note(plan: Plan, command: str) -> None:
     """Writes what the sweep is; trials of an earlier command in the same folder stay in it."""
-    path = plan.args.workdir / SWEEP
     trials = [{"name": trial.name, "overrides": trial.overrides} for trial in plan.trials]
     names = {trial.name for trial in plan.trials}
-    before = json.loads(path.read_text())["trials"] if path.is_file() else []
-    trials += [trial for trial in before if trial["name"] not in names]
+    path = plan.args.workdir / SWEEP
+    trials += [trial for trial in noted(path) if trial["name"] not in names]
     key, goal = plan.metric
     values = {"config": plan.source, "metric": key, "goal": goal, "command": command, "trials": trials}
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def noted(path: Path) -> list[dict[str, Any]]:
+    """The trials of earlier commands in the same folder. Raises Refused for a damaged file."""
+    try:
+        return json.loads(path.read_text())["trials"] if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{path} is damaged: delete it, and the same command writes it again") from error
+
+
 def conclude(plan: Plan, stopped: bool) -> None:
     """Writes the report and prints its table, the best trials first.
 
-    Raises Stopped after a signal, Failed where trials did not end well, Refused where none has the metric.
+    Raises Stopped where a signal has left some, Failed where trials did not end well, Refused where none has the
+    metric.
     """
     workdir = plan.args.workdir
+    if stopped and (left := unfinished(plan)):
+        raise Stopped(f"{len(left)} of {len(plan.trials)} trials are left: run the same command to go on")
     records = {trial.name: read_record(workdir / trial.name) for trial in plan.trials}
     wrong = {name: record for name, record in records.items() if record is None or record.state != DONE}
-    if stopped:
-        raise Stopped(f"{len(wrong)} of {len(records)} trials are left: run the same command to go on")
     faults = [f"{len(wrong)} of {len(records)} trials did not end well: {'; '.join(map(fault, wrong.items()))}"]
     try:
-        report.make([workdir], plan.metric, workdir / REPORT)
+        study = report.make([workdir], plan.metric, workdir / REPORT)
+        if len(wrong) < len(records):
+            require_measured(plan.metric.key, study.runs)
     except Refused as error:
         if not wrong:
             raise
         faults.append(str(error))
     if wrong:
         raise Failed("; ".join(faults))
+
+
+def require_measured(key: str, runs: Sequence[Run]) -> None:
+    """Raises Refused where none of the runs has the metric, some of which are done: nothing could be ranked."""
+    known = sorted({name for run in runs for name in run.metrics} - {"step"})
+    if key not in known:
+        raise Refused(f"--metric: no run has {key!r}{nearest(key, known)}; there are {', '.join(known)}")
 
 
 def fault(entry: tuple[str, Record | None]) -> str:
