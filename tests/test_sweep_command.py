@@ -1,5 +1,6 @@
 """tools.sweep: checks before anything starts, and a real sweep with a trial that fails and one that is killed."""
 
+import fcntl
 import html
 import json
 import os
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from deberta_jax import errors
+from deberta_jax.sweep.process import LOCK
 from deberta_jax.sweep.trial import Record, read_record, write_record
 from deberta_jax.tools import sweep
 from runs import FAST_TO_COMPILE, ROOT, finish, tiny_flags, wait_for
@@ -212,6 +214,20 @@ def test_a_later_command_in_the_same_folder_adds_its_trials(tmp_path, capsys):
     assert (said["metric"], said["goal"], said["config"]) == ("eval/loss", "min", "configs/quickstart.py")
     assert said["command"].startswith("python -m deberta_jax.tools.sweep --config=configs/quickstart.py")
     capsys.readouterr()
+
+
+def test_a_trial_that_runs_with_other_flags_is_not_taken_for_this_one(tmp_path, capsys):
+    """As one that a killed sweep left running: it has no checkpoint yet, and would be one when this command runs it."""
+    (tmp_path / "seed=0").mkdir()
+    write_record(tmp_path / "seed=0", Record("running", None, "", None, ["--config=x.py", "--config.seed=0"]))
+    command = [*QUICK, "--grid=seed=0", f"--workdir={tmp_path}", "--dry_run"]
+    sweep.main(command)  # nobody lives there
+    capsys.readouterr()
+    with (tmp_path / "seed=0" / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "seed=0 was run with other flags (--config=configs/quickstart.py, --config=x.py)" in refusal(
+            capsys, *command
+        )
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,14 +45,14 @@ with open("ended.txt", "a") as ended:
     ended.write(workdir.name + "\\n")
 """
 SWEEP = """
-import sys
+import os, sys
 from pathlib import Path
 from deberta_jax.sweep.local import run_here
 from deberta_jax.sweep.trial import Trial
 
 do, workers, *names = sys.argv[1:]
 trials = [Trial(name, {}, (f"--do={do}",)) for name in names]
-records, stopped = run_here(trials, Path("sweep"), int(workers), lambda: None)
+records, stopped = run_here(trials, Path("sweep"), int(workers), Path(f"shown-{os.getpid()}").touch)
 print(stopped, {name: record.state for name, record in records.items()})
 """
 
@@ -155,7 +154,7 @@ def test_a_sweep_waits_for_the_trials_that_a_killed_one_left_running(root, sweep
     assert orphan.is_running() and held(root / "sweep" / "one")
     assert read_record(root / "sweep" / "one").state == RUNNING
     again = sweep("wait", 1, "one")
-    time.sleep(1.0)
+    wait_for((root / f"shown-{again.pid}").exists, again)
     assert again.poll() is None and lines(root / "started.txt") == ["one"]
     (root / "enough").write_text("")
     assert finish(again).stdout == "False {'one': 'done'}\n"
@@ -168,7 +167,7 @@ def test_a_sweep_that_waits_for_another_trial_can_be_stopped(root, sweep):
     first = sweep("wait", 1, "one")
     wait_for(lambda: lines(root / "started.txt") == ["one"], first)
     second = sweep("wait", 1, "one")
-    time.sleep(1.0)
+    wait_for((root / f"shown-{second.pid}").exists, second)  # it heeds signals by now
     second.send_signal(signal.SIGTERM)
     assert finish(second).stdout == "True {'one': 'stopped'}\n"
     assert read_record(root / "sweep" / "one").state == RUNNING
@@ -210,7 +209,9 @@ def test_gpus_are_those_of_the_environment_or_of_the_machine(tmp_path, monkeypat
     assert gpus_of({GPUS: "GPU-8932f937,MIG-2a"}) == ["GPU-8932f937", "MIG-2a"]
     assert gpus_of({GPUS: "0,-1,1"}) == ["0"]  # as CUDA reads it
     assert gpus_of({GPUS: "-1"}) == gpus_of({GPUS: ""}) == gpus_of({GPUS: "0,1", "JAX_PLATFORMS": "cpu"}) == []
-    assert gpus_of({GPUS: "1,3", "JAX_PLATFORMS": "cuda,cpu"}) == ["1", "3"]
+    assert (
+        gpus_of({GPUS: "1,3", "JAX_PLATFORMS": "cuda,cpu"}) == gpus_of({GPUS: "1,3", "JAX_PLATFORMS": ""}) == ["1", "3"]
+    )
     monkeypatch.setattr("deberta_jax.sweep.local.GPU_PREFIX", f"{tmp_path}/nvidia")
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl"):
         (tmp_path / name).write_text("")

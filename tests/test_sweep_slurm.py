@@ -1,5 +1,6 @@
 """Trials as Slurm's jobs: through submitit's local executor, and with a pretended Slurm on the path."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ import pytest
 import submitit
 
 from deberta_jax.errors import Refused
+from deberta_jax.sweep.process import LOCK
 from deberta_jax.sweep.slurm import TrialJob, executor_of, on_their_way, run_there
 from deberta_jax.sweep.trial import DONE, FAILED, STOPPED, Trial, read_record
 from runs import PATIENCE, ROOT
@@ -124,6 +127,8 @@ def test_the_next_start_waits_for_jobs_that_are_on_their_way(cluster):
     found, stopped = run_there(asked, workdir, executor_of(workdir, [], 1), look)
     assert (found, stopped) == ({}, True) and shown
     assert list(on_their_way(asked, workdir)) == ["one"]
+    with pytest.raises(Refused, match=r"one was run with other flags \(--do=end, --do=wait\)"):
+        run_there(trials(one="end"), workdir, executor_of(workdir, [], 1), look)
     again, _ = run_there(asked, workdir, executor_of(workdir, [], 1), (cluster / "enough").touch)
     assert again["one"].state == DONE
     assert lines(cluster / "started.txt") == lines(cluster / "ended.txt") == ["one"]  # it was submitted once
@@ -174,6 +179,8 @@ def test_a_job_that_is_preempted_saves_its_state_and_goes_on(root):
     ("setting", "message"),
     [
         ("partition", "--slurm=partition: KEY=VALUE is expected, as partition=gpu"),
+        ("nodes=2", "--slurm=nodes=2: a trial is one process"),
+        ("ntasks_per_node=8", "--slurm=ntasks_per_node=8: a trial is one process"),
         ("partitoin=gpu", "Unknown argument 'partitoin'"),
         ("time=1-00:00", "--slurm=time=1-00:00: a whole number of minutes is expected"),
     ],
@@ -182,6 +189,43 @@ def test_a_wrong_setting_is_refused(setting, message, cluster):
     with pytest.raises(Refused) as raised:
         executor_of(cluster / "sweep", [setting], 1)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_lines_of_the_script_add_up_and_other_settings_come_once(cluster):
+    executor = executor_of(cluster / "sweep", ["setup=module load cuda", "nodes=1", "setup=ulimit -n 4096"], 1)
+    assert executor.parameters["setup"] == ["module load cuda", "ulimit -n 4096"]
+    for settings in (["mem=1GB", "mem=2GB"], ["time=5", "timeout_min=6"]):
+        with pytest.raises(Refused, match=r"--slurm=(mem|time)=\.\.\. comes twice"):
+            executor_of(cluster / "sweep", settings, 1)
+
+
+def test_what_sbatch_refuses_is_said(cluster):
+    (cluster / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition: gpuu' >&2\nexit 1\n")
+    executor = executor_of(cluster / "sweep", ["partition=gpuu"], 1)
+    with pytest.raises(Refused, match="--executor=slurm: sbatch: error: invalid partition: gpuu"):
+        run_there(trials(one="end"), cluster / "sweep", executor, lambda: None)
+    assert not (cluster / "sweep" / "jobs.json").exists()
+
+
+def test_a_damaged_note_of_the_jobs_is_refused(cluster):
+    (cluster / "sweep").mkdir()
+    (cluster / "sweep" / "jobs.json").write_text("")
+    with pytest.raises(Refused, match="jobs.json is damaged"):
+        on_their_way(trials(one="end"), cluster / "sweep")
+
+
+def test_a_job_that_is_preempted_before_its_run_began_is_submitted_again(root):
+    (trial,) = trials(one="end")
+    job = TrialJob(trial, root / "one")
+    assert job.checkpoint().function.trial == trial  # before it was called
+    (root / "one").mkdir()
+    with (root / "one" / LOCK).open("w") as lock, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the trial is alive
+        called = pool.submit(job)
+        time.sleep(0.3)
+        assert job.checkpoint().function.trial == trial
+        assert called.result() == STOPPED
+    assert read_record(root / "one") is None and lines(root / "started.txt") == []
 
 
 def test_without_slurm_it_is_refused(root, monkeypatch):

@@ -55,7 +55,8 @@ def parts_of_machine(workers: int, environment: Mapping[str, str]) -> list[Part]
 
 def gpus_of(environment: Mapping[str, str]) -> list[str]:
     """The GPUs that a process started here would use."""
-    if "JAX_PLATFORMS" in environment and not {"cuda", "gpu"} & set(environment["JAX_PLATFORMS"].split(",")):
+    platforms = environment["JAX_PLATFORMS"].split(",") if "JAX_PLATFORMS" in environment else []
+    if any(platforms) and not {"cuda", "gpu"} & set(platforms):
         return []
     if GPUS in environment:
         return list(itertools.takewhile(_is_gpu, environment[GPUS].split(",")))

@@ -49,9 +49,13 @@ class Start:
         if self.alive():
             self._process.send_signal(signal.SIGTERM)
 
+    def begun(self) -> bool:
+        """Whether the process was started."""
+        return self._process is not None
+
     def alive(self) -> bool:
         """Whether the process was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
+        return self.begun() and self._process.poll() is None
 
     def note_end(self) -> Record:
         """The record of the process that has ended, written beside its log."""

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError
 from submitit.helpers import DelayedSubmission
 
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Refused
 from deberta_jax.sweep.local import Signals
 from deberta_jax.sweep.process import POLL, Start
-from deberta_jax.sweep.trial import RUNNING, STOPPED, Record, Trial, read_record, write_record
+from deberta_jax.sweep.trial import RUNNING, STOPPED, Record, Trial, read_record, require_same, write_record
 
 JOBS = "jobs.json"
 FOLDER = "slurm"  # submitit's: scripts, pickles, what Slurm prints
 REFRESH = 2.0  # seconds between looks at the jobs
 LISTS = ("setup", "teardown")  # settings that are lines of the script
+TASKS = ("nodes", "ntasks_per_node", "tasks_per_node")
 MINUTES = ("time", "timeout_min")
 DEFAULTS = {"time": 24 * 60, "stderr_to_stdout": True}
 
@@ -42,11 +44,13 @@ class TrialJob:
         return self._start.run().state
 
     def checkpoint(self) -> DelayedSubmission:
-        """What is to be submitted again, once the run has saved its state and ended."""
-        self._start.stop()
-        while self._start.alive():
-            time.sleep(POLL)
-        self._start.note_end()
+        """What is to be submitted again, once the run, if it was begun, has saved its state and ended."""
+        if self._start is not None:
+            self._start.stop()
+            while self._start.alive():
+                time.sleep(POLL)
+            if self._start.begun():
+                self._start.note_end()
         return DelayedSubmission(TrialJob(self.trial, self.folder))
 
 
@@ -55,9 +59,7 @@ def executor_of(workdir: Path, settings: Sequence[str], parallel: int, cluster: 
 
     Raises Refused for a setting that there is not, naming those there are, and where there is no Slurm.
     """
-    own = (
-        {"job_name": f"sweep-{workdir.name}", "array_parallelism": parallel} | DEFAULTS | dict(map(_setting, settings))
-    )
+    own = {"job_name": f"sweep-{workdir.name}", "array_parallelism": parallel} | DEFAULTS | _settings(settings)
     try:
         executor = submitit.AutoExecutor(folder=workdir / FOLDER / "%j", cluster=cluster)
         executor.update_parameters(**{f"slurm_{key}": value for key, value in own.items()})
@@ -68,12 +70,24 @@ def executor_of(workdir: Path, settings: Sequence[str], parallel: int, cluster: 
     return executor
 
 
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings by name; lines of the script add up."""
+    found: dict[str, Any] = {}
+    for key, value in map(_setting, texts):
+        if key in found and key not in LISTS:
+            raise Refused(f"--slurm={key}=... comes twice")
+        found[key] = [*found[key], *value] if key in found else value
+    return found
+
+
 def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
         raise Refused(f"--slurm={text}: KEY=VALUE is expected, as partition=gpu")
     if key in LISTS:
         return key, [value]
+    if key in TASKS and value != "1":
+        raise Refused(f"--slurm={text}: a trial is one process")
     if key == "srun_args":
         return key, shlex.split(value)
     if key in MINUTES and not value.isdigit():
@@ -86,14 +100,14 @@ def run_there(
 ) -> tuple[dict[str, Record], bool]:
     """Submits what is not on its way yet and waits for all; returns records by name and whether a signal came.
 
-    After a signal the jobs go on by themselves.
+    After a signal the jobs go on by themselves. Raises Refused where a job on its way has other flags, or sbatch says
+    no.
     """
-    jobs = on_their_way(trials, workdir)
-    if new := [trial for trial in trials if trial.name not in jobs]:
-        submitted = executor.submit_array([TrialJob(trial, workdir / trial.name) for trial in new])
-        jobs |= {trial.name: job for trial, job in zip(new, submitted, strict=True)}
-        _note(workdir, {name: job.job_id for name, job in jobs.items()})
-    with Signals() as signals:
+    with Signals() as signals:  # first: a signal between submitting and noting would have the jobs submitted twice
+        jobs = on_their_way(trials, workdir)
+        if new := [trial for trial in trials if trial.name not in jobs]:
+            jobs |= _submitted(new, workdir, executor)
+            _note(workdir, {name: job.job_id for name, job in jobs.items()})
         while not signals.came.is_set() and not all(job.done() for job in jobs.values()):
             show()
             signals.came.wait(REFRESH)
@@ -101,14 +115,31 @@ def run_there(
         return {name: _record_of(job, workdir / name) for name, job in ended.items()}, signals.came.is_set()
 
 
+def _submitted(trials: Sequence[Trial], workdir: Path, executor: submitit.AutoExecutor) -> dict[str, submitit.SlurmJob]:
+    try:
+        jobs = executor.submit_array([TrialJob(trial, workdir / trial.name) for trial in trials])
+    except FailedJobError as error:
+        raise Refused(f"--executor=slurm: {error}") from error
+    return {trial.name: job for trial, job in zip(trials, jobs, strict=True)}
+
+
 def on_their_way(trials: Sequence[Trial], workdir: Path) -> dict[str, submitit.SlurmJob]:
-    """Jobs of an earlier start that wait or run, by the trial's name."""
-    path = workdir / JOBS
-    numbers: Mapping[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-    names = {trial.name for trial in trials} & numbers.keys()
-    jobs = {name: submitit.SlurmJob(folder=workdir / FOLDER / "%j", job_id=numbers[name]) for name in names}
+    """Jobs of an earlier start that wait or run, by the trial's name. Raises Refused where they have other flags."""
+    numbers = _noted(workdir / JOBS)
+    flags = {trial.name: trial.flags for trial in trials if trial.name in numbers}
+    jobs = {name: submitit.SlurmJob(folder=workdir / FOLDER / "%j", job_id=numbers[name]) for name in flags}
     # Slurm forgets old jobs; one that it does not know is not waited for.
-    return {name: job for name, job in jobs.items() if not job.done(force_check=True) and job.state != "UNKNOWN"}
+    jobs = {name: job for name, job in jobs.items() if not job.done(force_check=True) and job.state != "UNKNOWN"}
+    for name, job in jobs.items():
+        require_same(job.submission().function.trial.flags, flags[name], workdir / name)
+    return jobs
+
+
+def _noted(path: Path) -> Mapping[str, str]:
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise Refused(f"{path} is damaged: see that no job of this sweep is on its way (squeue), delete it") from error
 
 
 def _note(workdir: Path, numbers: Mapping[str, str]) -> None:

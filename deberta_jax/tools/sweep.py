@@ -40,9 +40,9 @@ from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Failed, Refused, Stopped, nearest
 from deberta_jax.reports import metric
 from deberta_jax.reports.runs import SWEEP, Run
-from deberta_jax.sweep import local, space
+from deberta_jax.sweep import local, process, space
 from deberta_jax.sweep.board import Board
-from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, check_same, read_record
+from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, check_same, read_record, require_same
 from deberta_jax.tools import report
 from deberta_jax.tools.suite import require_root
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     require_root()
     workdir = plan.args.workdir
     for trial in plan.trials:
-        check_same(trial, workdir / trial.name)
+        check_folder(trial, workdir / trial.name)
     if plan.args.dry_run:
         for trial in unfinished(plan):
             print(shlex.join(["python", "train.py", *trial.flags, f"--workdir={workdir / trial.name}"]))
@@ -157,6 +157,14 @@ def _check_different(trials: Sequence[Trial]) -> None:
         if trial.overrides in settings[:number]:
             other = trials[settings.index(trial.overrides)]
             raise Refused(f"trials {other.name!r} and {trial.name!r} have the same values")
+
+
+def check_folder(trial: Trial, folder: Path) -> None:
+    """Raises Refused where the folder holds the end, a checkpoint or the live process of another command's run."""
+    check_same(trial, folder)
+    record = read_record(folder)
+    if record is not None and process.held(folder):
+        require_same(record.flags, trial.flags, folder)
 
 
 def unfinished(plan: Plan) -> list[Trial]:
