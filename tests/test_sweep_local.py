@@ -30,7 +30,9 @@ if do == "save":
 with open("started.txt", "a") as started:
     started.write(workdir.name + "\\n")
 print("step 1", flush=True)
-if do == "refuse":
+if do == "garble":
+    os.write(1, b"\\xff\\n")
+if do in ("refuse", "garble"):
     sys.exit("refused: no such label")
 if do == "be killed":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -106,6 +108,11 @@ def test_one_that_fails_or_is_killed_stops_nothing_and_all_is_on_record(root):
         assert read_record(root / "sweep" / name) == record
         assert record.flags[1] == "--x=1" and 0 <= record.seconds < 60
     assert (root / "sweep" / "second" / "log.txt").read_text() == "step 1\nrefused: no such label\n"
+
+
+def test_what_a_run_prints_need_not_be_text(root):
+    found, _ = run_here(trials(one="garble"), root / "sweep", 1, lambda: None)
+    assert (found["one"].state, found["one"].error) == (FAILED, "refused: no such label")
 
 
 def test_as_many_run_at_a_time_as_asked_each_on_its_own_cores(root, monkeypatch):

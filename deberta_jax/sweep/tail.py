@@ -12,16 +12,16 @@ BYTES = 1 << 16  # hold a metrics file's last lines
 def last_line(folder: Path, key: str) -> dict[str, Any]:
     """The last of the run's complete last lines that has a number for `key`; {} without one.
 
-    What is no line of metrics, as a machine that lost its power leaves them, is passed over here: the report names it.
+    Halves of lines, at both ends, and what a machine that lost its power has left are passed over; the report names
+    the latter.
     """
     path = folder / METRICS
     if not path.is_file():
         return {}
     with path.open("rb") as file:
-        begin = max(0, path.stat().st_size - BYTES)
-        file.seek(begin)
-        lines = file.read().rpartition(b"\n")[0].split(b"\n")
-    for line in reversed(lines[1:] if begin else lines):
+        file.seek(max(0, path.stat().st_size - BYTES))
+        lines = file.read().split(b"\n")
+    for line in reversed(lines):
         row = _row(line)
         if key in row and isinstance(row[key], (int, float)):
             return row
