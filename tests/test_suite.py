@@ -14,7 +14,7 @@ import pytest
 
 import builders
 from deberta_jax import config as configs
-from deberta_jax.errors import Refused
+from deberta_jax.errors import Refused, Stopped
 from deberta_jax.reports import suite_table
 from deberta_jax.reports.suite_table import Row, Run
 from deberta_jax.sweep.trial import RUNNING, Record, write_record
@@ -38,6 +38,8 @@ if do == "mended":
     do = "end" if Path("mended").exists() else "refuse"
 if do == "refuse":
     sys.exit("refused: no such label\\n")
+if do == "stop":
+    sys.exit(75)
 if do == "be killed":
     os.kill(os.getpid(), signal.SIGKILL)
 while do in ("save", "finish", "die") and not signals and not Path("enough").exists():
@@ -145,6 +147,12 @@ def test_a_killed_run_has_failed(root):
     killed, other = run_jobs(jobs(one="be killed", two="end"), root / "suite")
     assert killed == Outcome(killed.job, None, "ended by signal 9 (Killed); the same command goes on with it")
     assert other.error == ""
+
+
+def test_a_run_that_somebody_else_stopped_stops_the_suite(root):
+    with pytest.raises(Stopped, match="stopped in task/one: run the same command to go on"):
+        run_jobs(jobs(one="stop", two="end"), root / "suite")
+    assert started(root) == ["one"]
 
 
 def test_a_finished_run_with_other_flags_is_refused_before_anything_is_run(root):

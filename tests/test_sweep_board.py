@@ -12,6 +12,7 @@ from deberta_jax.sweep.board import Board
 from deberta_jax.sweep.process import LOCK
 from deberta_jax.sweep.trial import Record, Trial, write_record
 
+LONG = "refused: no file " + 30 * "very/" + "long.txt"  # than the screen is wide
 NAMES = ("one[bold]", "two", "three", "four", "five")
 
 
@@ -20,7 +21,7 @@ def sweep(tmp_path):
     """Five trials: done, failed, one that runs, one whose process is gone, one that waits."""
     states = {
         "one[bold]": ("done", ""),
-        "two": ("failed", "refused: no file"),
+        "two": ("failed", LONG),
         "three": ("running", ""),
         "four": ("running", ""),
     }
@@ -47,7 +48,7 @@ def test_a_log_gets_a_line_for_each_change(sweep):
         shown.show()
         assert screen.getvalue().splitlines() == [
             "[2/5] one[bold]: done",
-            "[2/5] two: failed, refused: no file",
+            f"[2/5] two: failed, {LONG}",
             "[2/5] three: running",
         ]
         write_record(sweep / "three", Record("stopped", 75, "stopped: x", 1.0, []))

@@ -40,7 +40,10 @@ def _in_the_root(monkeypatch):
         ((*QUICK, "--grid=optimizer.learning_rat=1,2"), "no key 'optimizer.learning_rat', did you mean 'optimizer."),
         ((*QUICK, "--grid=seed=0,one"), "config.seed expects int, got 'one'"),
         ((*QUICK, "--grid=seed=0,1", "--config.optimizer.lr=1"), "no key 'optimizer.lr'"),
-        ((*QUICK, "--grid=optimizer.learning_rate=1,-1"), "optimizer.learning_rate must be positive, got -1"),
+        (
+            (*QUICK, "--grid=optimizer.learning_rate=1,-1"),
+            "refused: trial optimizer.learning_rate=-1: optimizer.learning_rate must be positive, got -1",
+        ),
         ((*QUICK, "--grid=model=1,2"), "config.model is a group of keys"),
         ((*QUICK, "--grid=seed=0,1", "--config.seed=3"), "seed is given by --config.seed and swept"),
         ((*QUICK, "--grid=seed=0,0"), "two trials are called 'seed=0'"),
@@ -98,6 +101,41 @@ def test_a_workdir_must_be_named_and_writable(tmp_path, capsys):
     for place, why in (("file", "File exists"), ("file/sweep", "Not a directory")):
         said = refusal(capsys, *QUICK, "--grid=seed=0", f"--workdir={tmp_path / place}")
         assert said == f"refused: --workdir={tmp_path / place} cannot be written: {why}\n"
+
+
+def test_it_must_be_run_where_train_py_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = (f"--config={ROOT}/configs/quickstart.py", "--metric=eval/loss:min", "--grid=seed=0", "--workdir=sweep")
+    assert "train.py is not here" in refusal(capsys, *flags)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_more_trials_at_a_time_than_gpus_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    said = refusal(capsys, *QUICK, "--grid=seed=0,1", "--parallel=2", f"--workdir={tmp_path / 'sweep'}")
+    assert "--parallel=2, but this machine has 1 GPUs" in said
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_plan_knows_whole_numbers_and_how_many_steps_there_are():
+    drawn = sweep.plan_of([*QUICK, "--random=3", "--range=seed=linear:0:20", "--config.steps=700", "--workdir=x"])
+    assert all(isinstance(trial.overrides["seed"], int) for trial in drawn.trials) and drawn.steps == [700, 700, 700]
+    tuned = [
+        "--config=configs/finetune.py:rte,v3_base",
+        "--config.data.dir=x",
+        "--metric=eval/score:max",
+        "--grid=seed=0",
+    ]
+    assert sweep.plan_of([*tuned, "--workdir=x"]).steps == [0]
+    assert sweep.plan_of([*tuned, "--config.steps=500", "--workdir=x"]).steps == [500]
+
+
+def test_a_done_trial_with_other_flags_is_refused(tmp_path, capsys):
+    command = [*QUICK, "--grid=seed=0", f"--workdir={tmp_path}"]
+    done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 1.0})
+    assert "seed=0 was run with other flags (--config.steps=900)" in refusal(capsys, *command, "--config.steps=900")
+    assert not (tmp_path / "sweep.json").exists()
 
 
 def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, capsys):
@@ -183,6 +221,17 @@ def test_a_metric_that_no_trial_has_is_said_at_the_end_with_those_that_exist(row
     assert errors.run(sweep.main, command) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"refused: --metric: no run has 'eval/los'{said}"
+
+
+def test_where_trials_went_wrong_a_metric_that_nobody_has_is_told_if_it_could_have_been_there(tmp_path):
+    plan = sweep.plan_of([*QUICK, "--grid=seed=0,1", f"--workdir={tmp_path}"])
+    done_trials(plan, {"step": 1, "loss": 1.0})
+    sweep.note(plan, "python -m deberta_jax.tools.sweep")
+    for trial, metric_is_told in zip(plan.trials, (True, False), strict=True):
+        write_record(tmp_path / trial.name, Record("failed", 1, "failed: x", 1.0, list(trial.flags)))
+        with pytest.raises(errors.Failed, match=r"trials did not end well: seed=0 \(failed: failed: x\)") as raised:
+            sweep.conclude(plan, stopped=False)
+        assert ("no run has 'eval/loss'" in str(raised.value)) == metric_is_told
 
 
 def test_after_a_signal_what_is_left_is_told_and_what_ended_is_concluded(tmp_path, capsys):

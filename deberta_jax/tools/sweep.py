@@ -35,7 +35,6 @@ from rich.console import Console
 
 from deberta_jax import config as configs
 from deberta_jax import errors, flags
-from deberta_jax.config import FinetuneConfig
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Failed, Refused, Stopped, nearest
 from deberta_jax.reports import metric
@@ -133,7 +132,7 @@ def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Tri
     if (folder := folder_name(name)) in NO_NAMES:
         raise Refused(f'a trial of {split.source} cannot be called {name!r}: give it another "name" in get_sweep()')
     trial = Trial(folder, overrides, (f"--config={split.source}", *given))
-    return trial, 0 if isinstance(config, FinetuneConfig) else config.steps
+    return trial, config.steps
 
 
 def folder_name(name: str) -> str:
