@@ -568,10 +568,10 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_pickle_made_to_take_for_ever_is_soon_refused(tmp_path, name):
     path = write_zip(tmp_path / "x.bin", BOMBS[name], {"0": BASE})
-    begin = time.monotonic()
+    begin = time.process_time()  # others may have the processor
     with pytest.raises(Refused, match=r"x\.bin (is damaged|holds no dictionary of tensors)"):
         read_state(path)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 # Archives and legacy files around the pickle.
