@@ -22,6 +22,7 @@ OTHER = "#bbbbbb"  # of variations that are left when colours and dashes are use
 MOST_POINTS = 400  # of a curve
 SETTLED = 0.1  # of the longest run: what is before does not decide the height of a panel
 FAR = 2  # times the distance between the quartiles from them
+ENOUGH_VALUES = 50  # to tell which of them are far from most: of fewer none is left out
 MARGIN = 0.04  # of a panel's height
 FEW_POINTS = 30  # that are marked
 SAME_RATE = 1.01  # rows are packed, so that steps of one batch size differ by a few tokens
@@ -147,7 +148,7 @@ def limits(curves: Sequence[Series]) -> tuple[float, float] | None:
     if not values.size:
         return None
     low, high = np.quantile(values, [0.25, 0.75])
-    reach = FAR * (high - low) or np.inf
+    reach = FAR * (high - low) if values.size >= ENOUGH_VALUES and high > low else np.inf
     bottom, top = max(values.min(), low - reach), min(values.max(), high + reach)
     margin = MARGIN * (top - bottom)
     return (bottom - margin, top + margin) if margin else None
