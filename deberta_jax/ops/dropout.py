@@ -8,6 +8,8 @@ array), not a stream: any tile of a mask can be computed where it is needed, als
 backward pass, at ten integer operations an entry, where threefry takes some fifty for the same 32 bits.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,10 +52,19 @@ def threshold(rate: float) -> int:
     return round(rate * 2**32) - 2**31
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dropped(x: jax.Array, seed: jax.Array, rate: float) -> jax.Array:
-    """`x` [..., columns] with entries zeroed and the rest scaled up; `seed` [...] is that of each line."""
+    """`x` [..., columns] with entries zeroed and the rest scaled up; `seed` [...] is that of each line.
+
+    The gradient makes the bits again, so that no mask is kept for it.
+    """
     column = jnp.arange(x.shape[-1], dtype=jnp.int32).reshape((1,) * seed.ndim + (-1,))
     return _scaled(x, kept(seed[..., None], column, rate), rate)
+
+
+dropped.defvjp(
+    lambda x, seed, rate: (dropped(x, seed, rate), seed), lambda rate, seed, g: (dropped(g, seed, rate), None)
+)
 
 
 def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
@@ -104,7 +115,7 @@ def _hardware_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.A
 
 
 def _scaled(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
-    return jnp.where(keep, x / kept_share(rate), 0).astype(x.dtype)
+    return (x * keep.astype(x.dtype) / kept_share(rate)).astype(x.dtype)
 
 
 def kept_share(rate: float) -> float:
