@@ -18,6 +18,7 @@ from deberta_jax.ops.attention.softmax import masked_softmax, mix
 from deberta_jax.ops.dropout import Noise, dropout, shared_dropout
 
 SITE_TABLE, SITE_PROBABILITIES, SITE_OUTPUT = 0, 1, 2  # where in a layer a dropout stands; 3 is the block's own
+ALIGNED = 8
 ASKED = "asked"  # in Flax's collection "intermediates": (queries, Memory) of each call in which all positions ask
 
 
@@ -175,9 +176,13 @@ def _rows(cfg: ModelConfig, length: int) -> np.ndarray:
 
 
 def _rows_seen(cfg: ModelConfig, length: int) -> slice:
-    """The part of the table that rows of `length` see: half of the released 512 in rows of 128."""
+    """The part of the table that rows of `length` see: half of the released 512 in rows of 128.
+
+    A multiple of 8 lines where the table has as many: GPUs copy what they multiply to fill it up to that.
+    """
     rows = _table_rows(cfg, length)
-    return slice(int(rows.min()), int(rows.max()) + 1)
+    start, end = int(rows.min()), int(rows.max()) + 1
+    return slice(start // ALIGNED * ALIGNED, min(-(-end // ALIGNED) * ALIGNED, cfg.relative_rows))
 
 
 def _table_rows(cfg: ModelConfig, length: int) -> np.ndarray:
