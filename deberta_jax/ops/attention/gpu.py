@@ -21,7 +21,7 @@ def attend(problem: Problem) -> jax.Array:
     if problem.rate or problem.q_bqhd.dtype != DTYPE:
         raise ValueError(f"cuDNN attention has no dropout (rate {problem.rate}) and works in bfloat16")
     length = problem.q_bqhd.shape[1]
-    padded = problem.padded(length + length % 2)
+    padded = problem.padded(length + length % 2).bound()
     allowed_bqk = allowed_pairs(padded.document_bk, padded.document_bk)
     # Without position terms a mask will do: a bias would have a gradient computed for nothing.
     hidden = {"bias": bias(padded, allowed_bqk)} if padded.terms else {"mask": allowed_bqk[:, None]}
@@ -35,4 +35,4 @@ def attend(problem: Problem) -> jax.Array:
 def bias(problem: Problem, allowed_bqk: jax.Array) -> jax.Array:
     """bfloat16 [b, h, q, k]: what is added to scale * (q . k)."""
     b_bhqk = position_scores(problem).swapaxes(0, 1) * problem.scale
-    return jnp.where(allowed_bqk[:, None], b_bhqk, MASKED).astype(DTYPE)
+    return (b_bhqk + (1 - allowed_bqk[:, None].astype(jnp.float32)) * MASKED).astype(DTYPE)

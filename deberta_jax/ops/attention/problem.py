@@ -28,6 +28,15 @@ class Problem:
     def scale(self) -> float:
         return score_scale(self.q_bqhd.shape[-1], self.terms)
 
+    def bound(self) -> "Problem":
+        """The same, with documents that depend on the queries.
+
+        A scan over layers would otherwise find that masks are the same for all of them, make them once as whole
+        [h, b, q, k] arrays, and read these at every layer; made where they are used they cost nothing.
+        """
+        q_bqhd, document_bk = jax.lax.optimization_barrier((self.q_bqhd, self.document_bk))
+        return dataclasses.replace(self, q_bqhd=q_bqhd, document_bk=document_bk)
+
     def padded(self, length: int) -> "Problem":
         """The same with rows of `length`; what is added is padding."""
         old = self.q_bqhd.shape[1]

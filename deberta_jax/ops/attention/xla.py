@@ -2,7 +2,10 @@
 
 Each query is multiplied by the whole table, and the products are gathered by distance. A gather's own gradient would be
 a scatter with atomics; but the keys of one table row are neighbours, so it is a sum of a few gathers (6 with the
-released buckets), and for the first and the last row, which hold all far distances, a sum from the row's end on.
+released buckets), and for rows that hold many far distances a difference of running sums.
+
+What counts on GPUs is how often a [q, k] array passes the memory, so all of them lie as [h, b, q, k], those that are
+kept are in the operands' dtype, and the gradient of the softmax is written out: autodiff's is in float32 throughout.
 """
 
 import functools
@@ -13,39 +16,89 @@ import numpy as np
 
 from deberta_jax.ops.attention.distances import Runs, pick
 from deberta_jax.ops.attention.problem import Problem, allowed_pairs, product
-from deberta_jax.ops.attention.softmax import masked_softmax, mix
 from deberta_jax.ops.dropout import dropped
+
+FAR = 1e30
+SHORT = 8  # distances of a row of the table that are gathered one by one
 
 
 def attend(problem: Problem) -> jax.Array:
     """[b, q, h, d], see `problem.Problem`."""
-    s_hbqk = product("bqhd,bkhd->hbqk", problem.q_bqhd, problem.k_bkhd)
-    if problem.terms:
-        s_hbqk += position_scores(problem)
-    p_hbqk = masked_softmax(s_hbqk * problem.scale, allowed_pairs(problem.document_bk, problem.document_bk))
-    if problem.seed_bhq is not None:
-        p_hbqk = dropped(p_hbqk, problem.seed_bhq.swapaxes(0, 1), problem.rate)
-    return mix(p_hbqk, problem.v_bkhd)
+    problem = problem.bound()
+    q_hbqd, k_hbkd, v_hbkd = (x.transpose(2, 0, 1, 3) for x in (problem.q_bqhd, problem.k_bkhd, problem.v_bkhd))
+    bias_hbqk = position_scores(problem).astype(q_hbqd.dtype) if problem.terms else None
+    seed_hbq = None if problem.seed_bhq is None else problem.seed_bhq.swapaxes(0, 1)
+    o_hbqd = biased(problem.scale, problem.rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, problem.document_bk, seed_hbq)
+    return o_hbqd.transpose(1, 2, 0, 3)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def biased(scale: float, rate: float, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, document_bk, seed_hbq) -> jax.Array:
+    """[h, b, q, d]: values mixed by softmax(scale (q k + bias)) with dropout; of a query without a key zeros."""
+    return _biased_forward(scale, rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, document_bk, seed_hbq)[0]
+
+
+def _biased_forward(scale, rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, document_bk, seed_hbq):
+    s_hbqk = scale * product("hbqd,hbkd->hbqk", q_hbqd, k_hbkd)
+    if bias_hbqk is not None:
+        s_hbqk += scale * jax.lax.optimization_barrier(bias_hbqk).astype(jnp.float32)
+    allowed_1bqk = allowed_pairs(document_bk, document_bk)[None].astype(jnp.float32)
+    # By arithmetic: what `where` puts in would be another whole array that a scan over layers keeps.
+    s_hbqk += (allowed_1bqk - 1) * FAR
+    p_hbqk = (jax.nn.softmax(s_hbqk, axis=-1) * allowed_1bqk).astype(v_hbkd.dtype)
+    o_hbqd = jnp.einsum("hbqk,hbkd->hbqd", _dropped(p_hbqk, seed_hbq, rate), v_hbkd)
+    bias = None if bias_hbqk is None else ()  # whether there is one
+    return o_hbqd, (q_hbqd, k_hbkd, v_hbkd, bias, seed_hbq, p_hbqk, o_hbqd)
+
+
+def _biased_backward(scale, rate, saved, do_hbqd):
+    q_hbqd, k_hbkd, v_hbkd, bias, seed_hbq, p_hbqk, o_hbqd = saved
+    dp_hbqk = _dropped(product("hbqd,hbkd->hbqk", do_hbqd, v_hbkd), seed_hbq, rate)
+    delta_hbq1 = (do_hbqd.astype(jnp.float32) * o_hbqd.astype(jnp.float32)).sum(-1, keepdims=True)
+    ds_hbqk = (scale * p_hbqk.astype(jnp.float32) * (dp_hbqk - delta_hbq1)).astype(q_hbqd.dtype)
+    dq_hbqd = jnp.einsum("hbqk,hbkd->hbqd", ds_hbqk, k_hbkd)
+    dk_hbkd = jnp.einsum("hbqk,hbqd->hbkd", ds_hbqk, q_hbqd)
+    dv_hbkd = jnp.einsum("hbqk,hbqd->hbkd", _dropped(p_hbqk, seed_hbq, rate), do_hbqd)
+    return dq_hbqd, dk_hbkd, dv_hbkd, None if bias is None else ds_hbqk, None, None
+
+
+biased.defvjp(_biased_forward, _biased_backward)
+
+
+def _dropped(x_hbqk: jax.Array, seed_hbq: jax.Array | None, rate: float) -> jax.Array:
+    return x_hbqk if seed_hbq is None else dropped(x_hbqk, seed_hbq, rate)
 
 
 def position_scores(problem: Problem) -> jax.Array:
-    """float32 [h, b, q, k], not scaled: all that the position terms add to the product of queries and keys."""
+    """float32 [h, b, q, k], not scaled: all that the position terms add to the product of queries and keys.
+
+    Products with the table are kept in the operands' dtype.
+    """
     table = problem.pos_q_rhd if problem.pos_k_rhd is None else problem.pos_k_rhd
     distances = Distances(problem.row_of_distance, table.shape[0])
     of_queries = of_keys = None
     if "c2p" in problem.terms:
-        of_queries = product("bqhd,rhd->hbqr", problem.q_bqhd, problem.pos_k_rhd)
+        of_queries = of_table(problem.q_bqhd, problem.pos_k_rhd)
     if "p2c" in problem.terms:
-        of_keys = product("bkhd,rhd->hbkr", problem.k_bkhd, problem.pos_q_rhd)
+        of_keys = of_table(problem.k_bkhd, problem.pos_q_rhd)
     if "p2p" in problem.terms:  # a number for each head and row of the table, the same for all queries
         bias_h11r = product("rhd,rhd->hr", problem.pos_q_rhd, problem.pos_k_rhd)[:, None, None]
+        bias_h11r = bias_h11r.astype(problem.q_bqhd.dtype)
         if of_queries is None:
             shape = (*bias_h11r.shape[:1], *problem.q_bqhd.shape[:2], bias_h11r.shape[-1])
             of_queries = jnp.broadcast_to(bias_h11r, shape)
         else:
             of_queries += bias_h11r
-    s_hbqk = 0 if of_queries is None else gather_keys(distances, of_queries)
-    return s_hbqk if of_keys is None else s_hbqk + gather_queries(distances, of_keys)
+    s_hbqk = jnp.zeros((), jnp.float32) if of_queries is None else gather_keys(distances, of_queries)
+    s_hbqk = s_hbqk.astype(jnp.float32)
+    return s_hbqk if of_keys is None else s_hbqk + gather_queries(distances, of_keys).astype(jnp.float32)
+
+
+def of_table(x_bnhd: jax.Array, table_rhd: jax.Array) -> jax.Array:
+    """[h, b, n, r]: each token's product with each row of the table. One axis of tokens: two would be turned around."""
+    b, n, h, d = x_bnhd.shape
+    x_hmd = x_bnhd.transpose(2, 0, 1, 3).reshape(h, b * n, d)
+    return jnp.einsum("hmd,hrd->hmr", x_hmd, table_rhd.transpose(1, 0, 2)).reshape(h, b, n, -1)
 
 
 class Distances:
@@ -100,30 +153,28 @@ def sum_of_distance(distances: Distances, g_hbmn: jax.Array, *, towards: int) ->
 
     With `towards` -1 the lines are queries and their n are keys (n = m - distance), with 1 keys and queries.
     """
-    g_hbmn = g_hbmn.astype(jnp.float32)
-    first, last = distances.runs.ends()
     line = np.arange(distances.length)[:, None]
     start_r = distances.runs.start_r - distances.length  # the smallest distance of each row
+    long = [row for row in sorted(set(distances.runs.ends())) if distances.runs.width_r[row] > SHORT]
     width_r = distances.runs.width_r.copy()
-    width_r[[first, last]] = 0
-    total_hbmr = 0
+    width_r[long] = 0
+    total_hbmr = jnp.zeros((), jnp.float32)
     for step in range(width_r.max()):
         n_mr = line + towards * (start_r + step)[None]
         inside_mr = (step < width_r) & (n_mr >= 0) & (n_mr < distances.length)
         place_mr = line * distances.length + np.where(inside_mr, n_mr, 0)
-        total_hbmr += pick(g_hbmn, place_mr, inside_mr)
-    below_hbmn = _sums_up_to(g_hbmn)
-    for row in {first, last}:
+        total_hbmr += pick(g_hbmn, place_mr, inside_mr).astype(jnp.float32)
+    for row in long:
         low = start_r[row]
         high = low + distances.runs.width_r[row] - 1
         ends = (line - high, line - low) if towards < 0 else (line + low, line + high)
-        total_hbmr += _between(below_hbmn, *ends) * (np.arange(distances.rows) == row)[None, None, None]
+        total_hbmr += _between(_sums_up_to(g_hbmn), *ends) * (np.arange(distances.rows) == row)[None, None, None]
     return total_hbmr
 
 
 def _sums_up_to(g_hbmn: jax.Array) -> jax.Array:
-    """[h, b, m, n + 1]: the sum of the first n entries of each line."""
-    return jnp.pad(jnp.cumsum(g_hbmn, axis=-1), [(0, 0)] * 3 + [(1, 0)])
+    """float32 [h, b, m, n + 1]: the sum of the first n entries of each line."""
+    return jnp.pad(jnp.cumsum(g_hbmn.astype(jnp.float32), axis=-1), [(0, 0)] * 3 + [(1, 0)])
 
 
 def _between(below_hbmn: jax.Array, first_m1: np.ndarray, last_m1: np.ndarray) -> jax.Array:
