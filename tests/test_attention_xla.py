@@ -1,3 +1,7 @@
+import dataclasses
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -44,3 +48,20 @@ def test_neither_way_scatters(terms):
     assert "gather" in lowered
     # The table that p2p multiplies is read whole; all that is left of scatters is none.
     assert "scatter" not in lowered
+
+
+def test_a_scan_over_layers_keeps_one_array_of_pairs_for_each_and_makes_none_ahead():
+    """jax computes before the loop what all layers have in common, as whole arrays: masks, the zeros of a `where`."""
+    given = problem(48, SPANS["small"], "c2p|p2c", rate=0.1, dtype=jnp.bfloat16)
+
+    def stack(q_bqhd):
+        def layer(x, number):
+            own = dataclasses.replace(given, q_bqhd=x, k_bkhd=x, v_bkhd=x, seed_bhq=given.seed_bhq + number)
+            return xla.attend(own), None
+
+        return jax.lax.scan(layer, q_bqhd, jnp.arange(4))[0].astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(stack)).lower(given.q_bqhd).as_text()
+    loops = [line for line in text.splitlines() if "stablehlo.while" in line]
+    carried = Counter(found for line in loops for found in set(re.findall(r"tensor<([\dx]*48x48x\w+)>", line)))
+    assert len(loops) == 2 and carried == {"4x2x3x48x48xbf16": 2}  # probabilities: written by one, read by the other

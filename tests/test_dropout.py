@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deberta_jax.ops import dropout as ops_dropout
 from deberta_jax.ops.dropout import Noise, drop_rows, dropout, kept, kept_share, shared_dropout
 
 
@@ -103,6 +104,12 @@ def test_the_gradient_passes_through_kept_entries_only():
     x = jnp.ones((2, 100))
     y = dropout(x, 0.5, noise([0, 1]))
     np.testing.assert_array_equal(jax.grad(lambda x: dropout(x, 0.5, noise([0, 1])).sum())(x), y)
+
+
+def test_nothing_as_large_as_the_array_is_kept_for_the_gradient():
+    x, seed = jnp.ones((3, 5, 40)), jnp.arange(15, dtype=jnp.int32).reshape(3, 5)
+    _, pull = jax.vjp(lambda x: ops_dropout.dropped(x, seed, 0.5), x)
+    assert max(leaf.size for leaf in jax.tree.leaves(pull)) == seed.size
 
 
 def test_the_dtype_stays():

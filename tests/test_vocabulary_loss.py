@@ -12,6 +12,7 @@ from builders import COMPILE_FAST
 from configs import meshes
 from deberta_jax.dist.axes import batch_sharding, constrain, parts_of
 from deberta_jax.dist.mesh import make_mesh
+from deberta_jax.ops import vocabulary_loss as module
 from deberta_jax.ops.vocabulary_loss import (
     Chunking,
     LogitFactors,
@@ -87,6 +88,13 @@ def test_in_bfloat16_the_sums_are_float32_and_gradients_within_a_hundredth(chunk
     assert [each.dtype for each in gradients] == [jnp.bfloat16, jnp.float32, jnp.float32]
     for got, expected in zip(gradients, slow, strict=True):
         assert np.linalg.norm(np.float64(got) - expected) < 0.01 * np.linalg.norm(expected)
+
+
+def test_the_bias_is_summed_alike_on_every_platform():
+    slope_drv = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 7)), jnp.bfloat16)
+    expected = np.asarray(slope_drv, np.float32).sum(1)
+    for summed in (module._summed, module._summed_by_product):
+        np.testing.assert_allclose(summed(slope_drv), expected, rtol=0, atol=1e-5)
 
 
 def test_gradients_scale_with_what_is_made_of_the_loss_and_hits_have_none():
