@@ -12,7 +12,7 @@ from deberta_jax.plan.hlo import Array, Instruction, Program, executions
 from deberta_jax.plan.kernels import Kernel
 
 # They move nothing themselves, or what they call is counted by itself.
-_FREE = {
+FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "iota"),
     *("async-start", "async-update", "async-done", "copy-done", "partition-id", "replica-id", "after-all", "domain"),
     *("add-dependency", "opt-barrier", "get-dimension-size"),
@@ -46,7 +46,7 @@ def work(program: Program) -> list[Work]:
     for computation, times in executions(program)[0]:
         lines, copies = program.computations[computation], computation.startswith("async_computation")
         for line in lines.values():
-            if line.opcode in _FREE or is_message(program, line) or _ALLOCATION in line.attributes:
+            if line.opcode in FREE or is_message(program, line) or _ALLOCATION in line.attributes:
                 continue
             beside = copies or line.opcode == "copy-start"
             amounts = flops_of(program, lines, line), traffic(program, lines, line)
