@@ -81,17 +81,16 @@ def is_installed() -> bool:
     return importlib.util.find_spec(PLUGIN) is not None
 
 
-def devices() -> list:
-    """One H200, for a mesh."""
+def devices(count: int = 1) -> list:
+    """H200s of one machine, for a mesh."""
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # of a driver that is not there
-    found = topologies.get_topology_desc("h200", "cuda", topology="1x1x1", target_config=H200)
-    return found.devices[:1]
+    return topologies.get_topology_desc("h200", "cuda", topology=f"1x{count}x1", target_config=H200).devices
 
 
-def lower_step(config: Config, length: int) -> jax.stages.Lowered:
-    """The training step that train.py runs, rows of `length`."""
+def lower_step(config: Config, length: int, count: int = 1) -> jax.stages.Lowered:
+    """The training step that train.py runs on so many GPUs, rows of `length`."""
     known = Lexicon(top_id=5, size=config.model.vocab_size, special_ids=(0, 1, 2, 3), mask_id=4)
-    run = build_run(config, known, devices())
+    run = build_run(config, known, devices(count))
     return run.train_step.lower(run.abstract, shapes.masked_batch(run, length))
 
 

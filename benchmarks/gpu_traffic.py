@@ -9,6 +9,7 @@ and its products at the rates below, which are taken to be what an H200 reaches 
 otherwise, reads twice, or waits for is not in them, so a real step is slower.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -39,7 +40,10 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not gpu_program.is_installed():
         raise Refused("XLA's compiler for GPUs is not installed: pip install -r requirements-cuda.txt")
-    rows = [*attention_rows(), *(row for step in args.steps.split(",") for row in step_rows(step, args.layers))]
+    rows = []
+    for row in itertools.chain(attention_rows(), *(step_rows(step, args.layers) for step in args.steps.split(","))):
+        rows.append(row)
+        print(f"{len(rows)} programs compiled", file=sys.stderr)
     print(report.table([row for row in rows if "attention" in row]))
     print(report.table([row for row in rows if "step" in row]))
     if args.json:
@@ -76,22 +80,21 @@ def attention_row(name: str, shape: Shape, terms: tuple[str, ...], rate: float) 
 
 
 def step_rows(step: str, layers: int) -> Iterator[dict[str, Any]]:
-    """With attention dropout and without, and beside them plain attention of the same size."""
+    """With attention dropout and without; layers scanned and written out; plain attention of the same size."""
     size, _, shape = step.partition(":")
-    rows, length = map(int, shape.split("x"))
+    shape = Shape(*map(int, shape.split("x")))
     for rate in (0.0, 0.1):
-        ours = step_row(size, Shape(rows, length), layers, rate)
-        if length > WHOLE:
-            yield ours
-            continue
-        plain = step_row(size, Shape(rows, length), layers, rate, pos_att_type=())
-        yield ours | {"times plain": ours["modelled ms"] / plain["modelled ms"]}
-        yield plain
+        yield step_row(size, shape, layers, rate, scan_layers=True)
+        if shape.length <= WHOLE:
+            ours = step_row(size, shape, layers, rate, scan_layers=False)
+            plain = step_row(size, shape, layers, rate, scan_layers=False, pos_att_type=())
+            yield ours | {"times plain": ours["modelled ms"] / plain["modelled ms"]}
+            yield plain
 
 
 def step_row(size: str, shape: Shape, layers: int, rate: float, **model: Any) -> dict[str, Any]:
     c = base.get_config(size)
-    c.model.update(dtype="bfloat16", attention_dropout=rate, scan_layers=shape.length > WHOLE, **model)
+    c.model.update(dtype="bfloat16", attention_dropout=rate, **model)
     c.model.vocab_size = 128_100
     c.model.num_layers = layers or c.model.num_layers
     c.batch_size = c.eval.batch_size = shape.rows
@@ -101,7 +104,8 @@ def step_row(size: str, shape: Shape, layers: int, rate: float, **model: Any) ->
     found = gpu_program.kernels(program.as_text())
     ms, memory = 1000 * sum(map(seconds, found)), program.memory_analysis()
     return {
-        "step": size if not model else f"{size}, plain",
+        "step": size if c.model.pos_att_type else f"{size}, plain",
+        "scanned": c.model.scan_layers,
         "layers": c.model.num_layers,
         "rows": shape.rows,
         "length": shape.length,

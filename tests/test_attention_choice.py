@@ -29,6 +29,8 @@ BASE = choice.Facts(
         ({"head_size": 256}, "xla"),
         ({"length": 1024, "rate": 0.1}, "xla"),
         ({"length": 1025, "rate": 0.1}, "blockwise"),
+        ({"length": 4096}, "gpu"),
+        ({"length": 4097}, "blockwise"),
         ({"platform": "cpu"}, "blockwise"),
         ({"platform": "tpu", "rate": 0.1}, "tpu"),
         ({"platform": "tpu", "dtype": jnp.dtype("float32"), "length": 4096}, "tpu"),

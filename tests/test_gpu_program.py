@@ -1,15 +1,17 @@
 """Attention and the training step through XLA's compiler for an H200, without one."""
 
-import numpy as np
+import math
+
 import pytest
 
 from benchmarks import ahead_of_time, gpu_program
 from benchmarks.gpu_program import Shape, compiled, kernels, lower_attention, lower_step
-from configs import base
+from configs import base, meshes
 from deberta_jax import config
 from deberta_jax.plan import hlo
 
 ROWS, HEADS, LENGTH = 4, 12, 512
+CUDNN = "__cudnn$fmhaScaleBiasSoftmax"
 
 PRODUCT = """
 HloModule example
@@ -48,26 +50,39 @@ def test_attention_passes_the_memory_as_often_as_it_was_found_to(name, rate, lim
     assert "scatter" not in {move.operation for move in ahead_of_time.moves(program.as_text())}
 
 
+def compiled_step(rate=0.0, mesh=(1, 1, 1), rules=meshes.dp):
+    """A base model's step in bfloat16: two scanned layers below the decoder's."""
+    c = base.get_config("v3_base")
+    c.model.update(num_layers=3, vocab_size=1024, dtype="bfloat16", attention_dropout=rate)
+    c.batch_size = c.eval.batch_size = ROWS
+    c.mesh, c.rules = tuple(zip(("data", "fsdp", "tensor"), mesh, strict=True)), rules
+    return compiled(lower_step(config.build(c), LENGTH, math.prod(mesh))).as_text()
+
+
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "calls"), [(0.0, 1), (0.1, 0)])
 def test_a_step_takes_cudnn_without_dropout_and_carries_no_masks_through_its_layers(rate, calls):
-    """A base model's step in bfloat16: two scanned layers below the decoder's."""
-    c = base.get_config("v3_base")
-    c.model.update(num_layers=3, vocab_size=1000, dtype="bfloat16", attention_dropout=rate)
-    c.batch_size = c.eval.batch_size = ROWS
-    text = compiled(lower_step(config.build(c), LENGTH)).as_text()
-    assert text.count('custom_call_target="__cudnn$fmhaScaleBiasSoftmax"') == calls
-    assert text.count('custom_call_target="__cudnn$fmhaScaleBiasSoftmaxBackward"') == calls
-    carried = {
-        (array.dtype, array.dims)
-        for lines in hlo.parse(text).computations.values()
-        for line in lines.values()
-        if line.opcode == "while"
-        for array in line.arrays
-    }
-    pairs = {each for each in carried if each[1][-2:] == (LENGTH, LENGTH) and len(each[1]) >= 4}
-    assert {dtype for dtype, _ in pairs} == {"bf16"}, pairs
-    assert all(dims[0] == 2 for _, dims in pairs), pairs  # one of each layer; nothing that all of them share
-    moved = [move for move in ahead_of_time.moves(text) if move.operation == "scatter"]
-    assert not [move for move in moved if np.prod(move.operands[-1]) >= ROWS * HEADS * LENGTH**2]
+    text = compiled_step(rate)
+    assert text.count(f'custom_call_target="{CUDNN}"') == calls
+    assert text.count(f'custom_call_target="{CUDNN}Backward"') == calls
+    lines = [line for computation in hlo.parse(text).computations.values() for line in computation.values()]
+    carried = {array for line in lines if line.opcode == "while" for array in line.arrays}
+    pairs = {array for array in carried if array.dims[-2:] == (LENGTH, LENGTH) and len(array.dims) >= 4}
+    assert {array.dtype for array in pairs} == {"bf16"}
+    assert {array.dims[0] for array in pairs} == {2}  # one of each layer; nothing that all of them share
+    scattered = [move.operands[-1] for move in ahead_of_time.moves(text) if move.operation == "scatter"]
+    assert not [shape for shape in scattered if math.prod(shape) >= ROWS * HEADS * LENGTH**2]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "rules", "rows", "heads"),
+    [((4, 1, 1), meshes.dp, 1, 12), ((1, 4, 1), meshes.fsdp, 1, 12), ((1, 2, 2), meshes.fsdp_tp, 2, 6)],
+    ids=["dp", "fsdp", "fsdp_tp"],
+)
+def test_each_of_several_gpus_attends_in_its_own_rows_and_heads(mesh, rules, rows, heads):
+    calls = [line for line in compiled_step(mesh=mesh, rules=rules).splitlines() if f'target="{CUDNN}' in line]
+    assert len(calls) == 2
+    assert all(f"bf16[{rows},{heads},{LENGTH},64]" in call.partition("custom-call(")[0] for call in calls)

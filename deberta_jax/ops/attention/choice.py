@@ -13,7 +13,9 @@ from deberta_jax.ops.attention.by_device import Split
 from deberta_jax.ops.attention.problem import Problem
 
 AUTO = "auto"
-LONG = 1024  # [h, q, k] arrays of longer rows fill a memory; beyond, blocks are computed twice instead
+# [h, q, k] arrays of longer rows fill a memory; beyond, blocks are computed twice instead.
+LONG = 1024
+LONG_FOR_CUDNN = 4096  # which keeps one such array of each layer, of bfloat16
 
 
 class Choice(NamedTuple):
@@ -55,9 +57,9 @@ def choose(asked: str, facts: Facts) -> Choice:
     if facts.platform == "tpu":
         why_not = without_kernel(facts)
         return Choice("blockwise", why_not) if why_not else Choice("tpu", "the kernel")
-    if facts.length > LONG:
-        return Choice("blockwise", f"rows of more than {LONG} tokens")
     why_not = without_cudnn(facts)
+    if facts.length > (LONG if why_not else LONG_FOR_CUDNN):
+        return Choice("blockwise", f"rows of {facts.length} tokens" + (f"; {why_not}" if why_not else ""))
     return Choice("xla", why_not) if why_not else Choice("gpu", "cuDNN")
 
 
