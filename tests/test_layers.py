@@ -5,7 +5,7 @@ import pytest
 
 from builders import tiny_model
 from deberta_jax.dist.axes import unboxed
-from deberta_jax.model.layers import HeadProjection, MergeProjection, dense
+from deberta_jax.model.layers import HeadProjection, MergeProjection, dense, output
 
 TOKENS = (64, 128)
 LAYERS = {
@@ -60,3 +60,13 @@ def test_a_layer_without_a_bias_has_none():
     cfg = tiny_model()
     layer = dense(cfg, 24, ("embed", "mlp"), use_bias=False)
     assert layer.init(jax.random.key(0), jnp.ones((1, 32)))["params"].keys() == {"kernel"}
+
+
+def test_logits_are_products_of_rounded_operands_that_are_not_rounded_themselves():
+    cfg = tiny_model(dtype="bfloat16")
+    layer, x = output(cfg, 3), jnp.asarray(np.random.default_rng(0).normal(size=(*TOKENS, 32)), jnp.bfloat16)
+    params = unboxed(layer.init(jax.random.key(0), x)["params"]) | {"bias": jnp.array([8.0, 4.1, -0.3])}
+    found = layer.apply({"params": params}, x)
+    assert found.dtype == jnp.float32
+    kernel = np.asarray(params["kernel"].astype(jnp.bfloat16), float)
+    np.testing.assert_allclose(found, np.asarray(x, float) @ kernel + np.asarray(params["bias"], float), atol=1e-5)

@@ -13,7 +13,7 @@ from flax import linen as nn
 from deberta_jax.config import HeadConfig, ModelConfig
 from deberta_jax.dist.axes import constrain
 from deberta_jax.model.encoder import HEAD_LAYER, Encoder
-from deberta_jax.model.layers import dense
+from deberta_jax.model.layers import dense, output
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.dropout import Noise, dropout
 
@@ -43,14 +43,14 @@ class SequenceClassifier(nn.Module):
     def setup(self):
         self.encoder = Encoder(self.cfg)
         self.pooler = ContextPooler(self.cfg, self.head)
-        self.classifier = dense(self.cfg, len(self.head.labels), ("embed", "label"))
+        self.classifier = output(self.cfg, len(self.head.labels))
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *inputs, **options: Any) -> jax.Array:
         """Logits [b, labels]."""
         noise = head_noise(self.encoder, input_ids, options)
         pooled_be = self.pooler(self.encoder(input_ids, attention_mask, *inputs, **options), noise)
         pooled_be = dropout(pooled_be, self.head.classifier_dropout, noise and noise.at(SITE_CLASSIFIER))
-        return self.classifier(pooled_be).astype(jnp.float32)
+        return self.classifier(pooled_be)
 
 
 class MultipleChoice(nn.Module):
@@ -63,7 +63,7 @@ class MultipleChoice(nn.Module):
     def setup(self):
         self.encoder = Encoder(self.cfg)
         self.pooler = ContextPooler(self.cfg, self.head)
-        self.classifier = dense(self.cfg, 1, ("embed", "label"))
+        self.classifier = output(self.cfg, 1)
 
     def __call__(
         self,
@@ -87,7 +87,7 @@ class MultipleChoice(nn.Module):
         noise = head_noise(self.encoder, flat[0], options)
         pooled_be = self.pooler(self.encoder(*flat, **options), noise)
         pooled_be = dropout(pooled_be, self.head.classifier_dropout, noise and noise.at(SITE_CLASSIFIER))
-        return self.classifier(pooled_be).astype(jnp.float32).reshape(batch, choices)
+        return self.classifier(pooled_be).reshape(batch, choices)
 
 
 class TokenClassifier(nn.Module):
@@ -102,14 +102,14 @@ class TokenClassifier(nn.Module):
 
     def setup(self):
         self.encoder = Encoder(self.cfg)
-        self.classifier = dense(self.cfg, len(self.head.labels), ("embed", "label"))
+        self.classifier = output(self.cfg, len(self.head.labels))
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *inputs, **options: Any) -> jax.Array:
         """Logits [b, l, labels]."""
         noise = head_noise(self.encoder, input_ids, options)
         x_ble = self.encoder(input_ids, attention_mask, *inputs, **options)
         x_ble = dropout(x_ble, self.head.classifier_dropout, noise and noise.at(SITE_CLASSIFIER))
-        return self.classifier(x_ble).astype(jnp.float32)
+        return self.classifier(x_ble)
 
 
 class QuestionAnswering(nn.Module):
@@ -120,11 +120,11 @@ class QuestionAnswering(nn.Module):
 
     def setup(self):
         self.encoder = Encoder(self.cfg)
-        self.outputs = dense(self.cfg, 2, ("embed", "label"))
+        self.outputs = output(self.cfg, 2)
 
     def __call__(self, *inputs: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
         """(start logits, end logits), [b, l] each; padding is not excluded."""
-        logits_bl2 = self.outputs(self.encoder(*inputs, **options)).astype(jnp.float32)
+        logits_bl2 = self.outputs(self.encoder(*inputs, **options))
         return logits_bl2[..., 0], logits_bl2[..., 1]
 
 

@@ -29,7 +29,13 @@ def dense(
     cfg: ModelConfig, features: int, axes: tuple[str, str], *, use_bias: bool = True, name: str | None = None
 ) -> "Dense":
     """A Dense layer whose kernel has the logical `axes` (in, out)."""
-    return Dense(cfg, features, axes, use_bias, name=name)
+    return Dense(cfg, features, axes, use_bias, jnp.dtype(cfg.dtype), name=name)
+
+
+def output(cfg: ModelConfig, features: int, name: str | None = None) -> "Dense":
+    """The layer that makes a head's logits: float32, as they were summed. Rounded to bfloat16, places with scores of 8
+    to 16 would be told apart in steps of 1/16, and a regression's 4 to 8 in steps of 1/32."""
+    return Dense(cfg, features, ("embed", "label"), True, jnp.dtype(jnp.float32), name=name)
 
 
 class Dense(nn.Module):
@@ -39,12 +45,13 @@ class Dense(nn.Module):
     features: int
     axes: tuple[str, str]
     use_bias: bool
+    out: jnp.dtype  # of what comes out; products are of cfg.dtype
 
     @nn.compact
     def __call__(self, x_ti: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.cfg.dtype)
         w_io = self.param("kernel", weight_init(self.cfg, *self.axes), (x_ti.shape[-1], self.features))
-        y_to = x_ti.astype(dtype) @ w_io.astype(dtype)
+        y_to = jnp.matmul(x_ti.astype(dtype), w_io.astype(dtype), preferred_element_type=self.out)
         if not self.use_bias:
             return y_to
         b_o = self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,))
