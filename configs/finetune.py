@@ -155,6 +155,8 @@ _SCRIPTS = {
         recipe(15, 2.5e-6, 16, 0.0, 1317),
         recipe(10, 9e-6, 16, 0.0, 10),
     ),
+    # The scripts count queries, and judge all names in a passage at once; here each name is a row, so a batch holds
+    # fewer queries, and the epochs have more steps.
     "record": (
         recipe(3, 2e-5, 64, 0.3, 1000),
         recipe(3, 1e-5, 64, 0.3, 1000),
