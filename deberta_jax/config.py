@@ -324,6 +324,7 @@ class EvalConfig:
         for path in self.paths:
             refuse_remote("eval.paths", path)
         require(self.batch_size > 0, f"eval.batch_size must be positive, got {self.batch_size}")
+        require_seed("eval.seed", self.seed)
         for name in ("every", "max_rows", "samples"):
             require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
 
@@ -457,7 +458,7 @@ class RunConfig:
         for name in ("batch_size", "micro_batches", "log_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         refuse_remote("init_from", self.init_from)
-        require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        require_seed("seed", self.seed)
         require(
             0 <= self.watchdog_minutes < math.inf, f"watchdog_minutes must not be negative, got {self.watchdog_minutes}"
         )
@@ -578,6 +579,11 @@ class Config(RunConfig):
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise Refused(message)
+
+
+def require_seed(name: str, seed: int) -> None:
+    """jax takes the last 32 bits of a seed, numpy all: two that differ above would start from the same weights."""
+    require(0 <= seed < 1 << 32, f"{name} must lie in [0, 2**32), got {seed}")
 
 
 def require_patterns(name: str, patterns: tuple[str, ...]) -> None:

@@ -114,7 +114,7 @@ REFUSED = [
     ("micro_batches", 0, "micro_batches must be positive, got 0"),
     ("micro_batches", 3, "batch_size 16 is not a multiple of micro_batches 3"),
     ("log_every", 0, "log_every must be positive, got 0"),
-    ("seed", -1, "seed must not be negative, got -1"),
+    ("seed", -1, "seed must lie in [0, 2**32), got -1"),
     ("max_bad_steps", -1, "max_bad_steps must not be negative, got -1"),
     ("profile_steps", (5, 5), "profile_steps must be () or (first, end), got (5, 5)"),
     ("epochs", 0, "epochs must be positive and finite, got 0.0"),
