@@ -221,6 +221,7 @@ class DataConfig:
     def __post_init__(self):
         for path in self.paths:
             refuse_remote("data.paths", path)
+        require_distinct("data.paths", self.paths)
         require(
             not self.weights or len(self.weights) == len(self.paths),
             f"data.weights has {len(self.weights)} entries for {len(self.paths)} data.paths",
@@ -323,6 +324,7 @@ class EvalConfig:
     def __post_init__(self):
         for path in self.paths:
             refuse_remote("eval.paths", path)
+        require_distinct("eval.paths", self.paths)
         require(self.batch_size > 0, f"eval.batch_size must be positive, got {self.batch_size}")
         require_seed("eval.seed", self.seed)
         for name in ("every", "max_rows", "samples"):
@@ -584,6 +586,11 @@ def require(condition: bool, message: str) -> None:
 def require_seed(name: str, seed: int) -> None:
     """jax takes the last 32 bits of a seed, numpy all: two that differ above would start from the same weights."""
     require(0 <= seed < 1 << 32, f"{name} must lie in [0, 2**32), got {seed}")
+
+
+def require_distinct(name: str, paths: tuple[str, ...]) -> None:
+    for path in paths:
+        require(paths.count(path) == 1, f"{name} names {path} twice")
 
 
 def require_patterns(name: str, patterns: tuple[str, ...]) -> None:

@@ -235,6 +235,8 @@ def test_a_missing_key_is_refused_by_name(values, path):
             "data.paths: gs://b/rows is a bucket, this must be files: mount it (gcsfuse) or copy",
         ),
         ("eval.paths", ("rows", "gs://b/e"), "eval.paths: gs://b/e is a bucket, this must be files: mount it"),
+        ("data.paths", ("rows-0", "rows-1", "rows-1"), "data.paths names rows-1 twice"),
+        ("eval.paths", ("e", "e"), "eval.paths names e twice"),
         ("data.weights", (1.0, 2.0), "data.weights has 2 entries for 1 data.paths"),
         ("data.weights", (0.0,), "data.weights must be positive"),
         ("data.read_threads", 0, "data.read_threads must be at least 1"),
