@@ -114,6 +114,24 @@ def test_a_finished_run_says_so_and_changes_nothing(trained, learn_flags, launch
     assert contents() == before
 
 
+@pytest.mark.two_process
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_before_the_step_it_had_reached_is_evaluated_there(
+    trained, learn_flags, launch, tmp_path
+):
+    """Killed at step 100 before its first evaluation, then run again with 60 steps."""
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    shutil.rmtree(workdir / "checkpoints" / "150")
+    log = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(line for line in log if "eval/" not in line))
+    flags = [*learn_flags, "--config.steps=60", "--config.eval.every=0", f"--workdir={workdir}"]
+    done = finish(launch("train.py", *flags))
+    assert done.returncode == 0, done.stderr
+    assert "held out after step 100" in done.stdout
+    (last,) = held_out(workdir)
+    assert last["eval/loss"] == pytest.approx(held_out(trained)[1]["eval/loss"], abs=1e-6)
+
+
 def test_the_last_evaluation_is_found_where_a_kill_left_half_a_line(tmp_path):
     assert last_evaluated(tmp_path) == -1
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "eval/loss": 6.0}\n{"step": 4, "loss": 6.0}\n{"step": 6, "ev')

@@ -196,4 +196,4 @@ def _placed_ahead(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> Iterato
 
 
 def _due(every: int, step: int, steps: int) -> bool:
-    return step == steps or (every > 0 and step > 0 and step % every == 0)
+    return step >= steps or (every > 0 and step > 0 and step % every == 0)  # beyond: steps were lowered half way
