@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,12 @@ def workdir(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*flags: str) -> None:
     """The command, its config found wherever the test runs."""
-    convert.main([*flags, f"--config={ROOT / 'configs' / 'base.py'}"])
+    convert.main([*flags, *config_of(flags)])
+
+
+def config_of(flags: Sequence[str]) -> list[str]:
+    """The config of a workdir that is made; an export has none."""
+    return [f"--config={ROOT / 'configs' / 'base.py'}"] if any("--source" in flag for flag in flags) else []
 
 
 def test_there_and_back_is_bitwise_with_the_tokenizer(official, workdir, tmp_path):
@@ -284,6 +289,13 @@ REFUSED = {
         ["--checkpoint={workdir}", "--head=rtd"],
         "{workdir} has the head 'mlm', --head=rtd asks for another; leave it out",
     ),
+    "rows of an export": (
+        ["--checkpoint={workdir}", "--vocab_size=700"],
+        "--vocab_size is of --source; a checkpoint is written as it is",
+    ),
+    "a decoder of an export": (["--checkpoint={workdir}", "--decoder=none"], "--decoder is of --source"),
+    "allowing in an export": (["--checkpoint={workdir}", "--allow=x"], "--allow is of --source"),
+    "a config of an export": (["--checkpoint={workdir}", "--config=x.py"], "--config is of --source"),
     "a head that no model of a pair has": (
         ["--checkpoint={pair}", "--head=encoder"],
         "{pair} holds a discriminator (rtd) and a generator (mlm), none with the head 'encoder'",
@@ -296,7 +308,7 @@ def test_a_mistake_is_one_line_and_code_2(argv, message, official, workdir, pair
     places = {"official": official, "workdir": workdir, "pair": pairs["gdes"]}
     flags, message = [flag.format(**places) for flag in argv], message.format(**places)
     flags = flags if any(flag.startswith("--output") for flag in flags) else [*flags, f"--output={tmp_path / 'out'}"]
-    assert errors.run(convert.main, [*flags, f"--config={ROOT / 'configs' / 'base.py'}"]) == 2
+    assert errors.run(convert.main, [*flags, *config_of(flags)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("refused: ") and message in line
     assert not (tmp_path / "out").exists()

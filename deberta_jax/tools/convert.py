@@ -11,6 +11,7 @@ Training starts from a converted workdir with train.py --config.init_from=WORKDI
 is. Run it where configs/ is: a workdir's config.json takes what the weights do not say from --config.
 """
 
+import argparse
 import json
 import logging
 import sys
@@ -24,6 +25,7 @@ HEADS = (
     *("auto", "encoder", "mlm", "rtd", "sequence_classification", "token_classification"),
     *("question_answering", "multiple_choice"),
 )
+BASE = "configs/base.py"
 OF_PAIR = {"rtd": "discriminator", "mlm": "generator"}  # head -> model of a run with the objective rtd
 
 
@@ -34,9 +36,10 @@ def main(argv: list[str]) -> None:
         raise Refused("give either --source=HF_DIR or --checkpoint=WORKDIR")
     logging.basicConfig(format="%(message)s")
     if args.source is not None:
-        config = configs.build(flags.read_config(args.config, []).config)
+        config = configs.build(flags.read_config(args.config or BASE, []).config)
         import_directory(args, config)
     else:
+        _check_export(args)
         export_workdir(args.checkpoint, args.output, args.head)
 
 
@@ -50,8 +53,16 @@ def _parser() -> flags.Arguments:
     parser.add_argument("--decoder", default="auto", choices=("auto", "emd", "none"), help="of --source, for head mlm")
     parser.add_argument("--allow", action="append", default=[], help="pattern of tensors that may be missing or unused")
     parser.add_argument("--vocab_size", type=flags.whole_number, help="rows of the word table, to add tokens")
-    parser.add_argument("--config", default="configs/base.py", help="of the workdir, for all but the model")
+    parser.add_argument("--config", help=f"of the workdir, for all but the model; {BASE} without it")
     return parser
+
+
+def _check_export(args: argparse.Namespace) -> None:
+    """Raises Refused for flags that say nothing to an export: parameters are written as they are."""
+    unsaid = {"decoder": "auto", "allow": [], "vocab_size": None, "config": None}
+    for name, value in unsaid.items():
+        if vars(args)[name] != value:
+            raise Refused(f"--{name} is of --source; a checkpoint is written as it is")
 
 
 def import_directory(args, config: configs.Config) -> None:
