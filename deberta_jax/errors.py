@@ -5,6 +5,7 @@ Every room may import this file; it imports nothing but the standard library.
 
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -76,12 +77,17 @@ def line_of(error: RunError) -> str:
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Calls `main(argv)`; a RunError and a full disk become one line on standard error and an exit code."""
+    """Calls `main(argv)`; a RunError, a full disk, a closed pipe become one line on standard error and an exit code."""
     try:
         main(argv)
+        sys.stdout.flush()
     except RunError as error:
         print(line_of(error), file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would complain once more
+        print(f"failed: {error.strerror}: whoever reads the output has closed it", file=sys.stderr)
+        return Failed.exit_code
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -285,6 +285,20 @@ def test_a_full_disk_is_one_line_and_exit_code_one_but_another_error_of_the_syst
         errors.run(lambda argv: Path("nowhere").read_text(), [])
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_enough_ends_a_command_in_one_line(lines):
+    """As in `... | head -1`: what is printed is more than a pipe holds, or is still in Python's own buffer."""
+    printing = f"lambda _: print(*range({lines}), sep=chr(10))"
+    code = f"import sys; from deberta_jax import errors; sys.stdin.read(); sys.exit(errors.run({printing}, []))"
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()  # only now does it write
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, "failed: Broken pipe: whoever reads the output has closed it\n")
+
+
 def test_reading_a_config_imports_no_jax(config_file):
     code = "import sys; from deberta_jax import flags; flags.load_config(sys.argv[1:]); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, f"--config={config_file}"], cwd=ROOT, check=True)
