@@ -516,6 +516,10 @@ class FinetuneConfig(RunConfig):
             self.model.decoder == "none",
             "model.decoder must be 'none': a task predicts no masked tokens",
         )
+        require(
+            not self.data.labels or self.objective in ("classification", "tagging"),
+            f"data.labels are of classification and tagging; the objective is {self.objective!r}",
+        )
         if self.steps:
             self.check_warmup("optimizer", self.optimizer)
 

@@ -190,6 +190,8 @@ def test_labels_are_of_custom_tasks(values):
     assert config.build(labelled).data.labels == ("a", "b")
     with pytest.raises(Refused, match="^data.labels are of custom tasks; 'rte' has its own$"):
         config.build(changed(labelled, {"data.task": "rte", "data.columns": None}))
+    with pytest.raises(Refused, match="^data.labels are of classification and tagging; the objective is 'regression'$"):
+        config.build(changed(labelled, {"objective": "regression"}))
 
 
 def test_where_epochs_say_the_steps_the_warm_up_is_checked_later(values):
