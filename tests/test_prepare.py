@@ -267,6 +267,8 @@ def test_rows_of_another_tokenizer_are_refused(whole, flags, documents, tmp_path
         ("--shard=1", "argument --shard"),
         ("--processes=0", "must be positive"),
         ("--unit_mb=0", "must be positive"),
+        ("--unit_mb=inf", "argument --unit_mb: expects a finite number, got 'inf'"),
+        ("--unit_mb=nan", "argument --unit_mb: expects a finite number, got 'nan'"),
     ],
 )
 def test_wrong_flags_are_refused_before_anything_is_written(flags, tmp_path, flag, message):

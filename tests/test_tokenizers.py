@@ -288,6 +288,15 @@ def test_a_vocabulary_too_large_for_the_text_is_refused_with_the_largest_size(do
     assert tokenizer.size == largest + 1
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [({"max_sentences": -5}, "must be 0, for all, or more than 100"), ({"vocab_size": 10**12}, "could not train")],
+)
+def test_numbers_that_sentencepiece_cannot_have_are_refused(documents, setting, reason):
+    with pytest.raises(Refused, match=reason):
+        train_unigram(documents[:20], **SETTINGS | setting)
+
+
 @pytest.mark.parametrize(("size", "reason"), [(5, "leaves no room"), (12, "characters alone need")])
 def test_a_vocabulary_too_small_for_the_text_is_refused(documents, size, reason):
     with pytest.raises(Refused, match=reason):

@@ -22,7 +22,7 @@ def train_unigram(
     """
     if vocab_size < 8:
         raise Refused(f"--vocab_size={vocab_size} leaves no room beside the special pieces")
-    if 0 < max_sentences <= 100:  # sentencepiece's own limit
+    if max_sentences != 0 and max_sentences <= 100:  # sentencepiece's own limit
         raise Refused(f"--max_sentences={max_sentences} must be 0, for all, or more than 100")
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(0)
@@ -47,7 +47,7 @@ def train_unigram(
             eos_piece="[SEP]",
             unk_piece="[UNK]",
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: a number beyond its 32 bits
         raise Refused(_explain(str(error), vocab_size)) from error
     return model.getvalue()
 

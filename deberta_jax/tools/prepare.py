@@ -6,6 +6,8 @@ python -m deberta_jax.tools.prepare --input='text/*.txt' --tokenizer=tokenizer -
 (the documentation strings of the Python standard library). Run again after a kill, it goes on where it was.
 """
 
+import argparse
+import math
 import os
 import sys
 
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> None:
         holdout=args.holdout,
         shard=shard,
         shards=shards,
-        unit_chars=round(args.unit_mb * 1e6),
+        unit_chars=args.unit_mb,
         processes=args.processes,
         output=args.output,
     )
@@ -46,7 +48,7 @@ def _parser() -> Arguments:
     parser.add_argument("--holdout", default="0.5%", type=share, help="share of the documents kept for evaluation")
     parser.add_argument("--shard", default="0/1", type=part, help="i/n: this machine does part i of n")
     parser.add_argument("--processes", default=os.cpu_count(), type=whole_number, help="the result is the same for any")
-    parser.add_argument("--unit_mb", default=16.0, type=float, help="million characters of text in a shard")
+    parser.add_argument("--unit_mb", default="16", type=millions, help="million characters of text in a shard")
     parser.add_argument("--output", required=True, type=local_path)
     return parser
 
@@ -54,6 +56,14 @@ def _parser() -> Arguments:
 def share(text: str) -> float:
     """0.5% or 0.005 as a number."""
     return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+
+
+def millions(text: str) -> int:
+    """16 as 16000000."""
+    value = float(text) * 1e6
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expects a finite number, got {text!r}")
+    return round(value)
 
 
 def part(text: str) -> tuple[int, int]:
