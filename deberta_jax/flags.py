@@ -67,6 +67,14 @@ def whole_number(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """An argparse type: a whole number of things, at least one."""
+    value = whole_number(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
 class ConfigFlags(NamedTuple):
     """A command line taken apart, nothing read yet."""
 

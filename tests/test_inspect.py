@@ -142,6 +142,8 @@ def test_on_one_device_and_with_dp_everything_is_whole(inspected):
         ((*TINY, "--devices=12"), "mesh {'data': -1, 'fsdp': 4, 'tensor': 2} does not cover 12 devices"),
         ((*TINY, "--config.mesh=(('data',1),('fsdp',1),('tensor',4))"), "key/bias has an axis of 2, which the mesh"),
         ((*TINY, "--config.rules=(('embd','fsdp'),)"), "unknown logical axis 'embd', did you mean 'embed'"),
+        ((*TINY, "--devices=0"), "argument --devices: must be at least 1, got 0"),
+        ((*TINY, "--devices=8", "--slices=0"), "argument --slices: must be at least 1, got 0"),
         ((".", "--devices=8"), "to see how . would be split give --config=./config.json in its place"),
         (("--config=configs/finetune.py:cola,v3_base", "--config.data.dir=x"), "splits are listed for pretraining"),
     ],

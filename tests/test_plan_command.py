@@ -58,6 +58,8 @@ def test_without_the_compiler_arithmetic_alone_and_it_says_so(tmp_path):
         (["--topology=v5q:4x4"], "unknown chip"),
         (["--topology=v5e:4x4", "--config.data.paths=nowhere"], "nowhere"),
         (["--topology=v5e:4x4", "--json=nowhere/plan.json"], "folder nowhere does not exist"),
+        (["--topology=v5e:4x4", "--slices=0"], "argument --slices: must be at least 1, got 0"),
+        (["--topology=v5e:4x4", "--length=-5"], "argument --length: must be at least 1, got -5"),
         (["--topologie=v5e:4x4"], "did you mean '--topology'"),
     ],
 )

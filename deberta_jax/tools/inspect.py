@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     """Prints what `argv` asks for."""
     parser = flags.Arguments(prog="python -m deberta_jax.tools.inspect", description=__doc__)
     parser.add_argument("workdir", nargs="?", type=flags.local_path, help="of a run")
-    parser.add_argument("--devices", type=flags.whole_number, help="with --config: that the parameters are split over")
-    parser.add_argument("--slices", type=flags.whole_number, default=1, help="with --config: TPU slices of the devices")
+    parser.add_argument("--devices", type=flags.count, help="with --config: that the parameters are split over")
+    parser.add_argument("--slices", type=flags.count, default=1, help="with --config: TPU slices of the devices")
     split = flags.split_config_flags(argv)
     args = parser.parse_args(split.rest)
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax looks for an accelerator

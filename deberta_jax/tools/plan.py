@@ -44,8 +44,8 @@ def main(argv: list[str]) -> None:
 def _parser() -> flags.Arguments:
     parser = flags.Arguments(prog="python -m deberta_jax.tools.plan", description=__doc__)
     parser.add_argument("--topology", required=True, help="CHIP:SHAPE, as v5e:16x16, v5p:4x4x4, v6e:16x16, v4:4x4x4")
-    parser.add_argument("--slices", default=1, type=flags.whole_number, help="so many such slices, joined by a network")
-    parser.add_argument("--length", type=flags.whole_number, help=f"tokens in a row: that of data.paths, else {LENGTH}")
+    parser.add_argument("--slices", default=1, type=flags.count, help="so many such slices, joined by a network")
+    parser.add_argument("--length", type=flags.count, help=f"tokens in a row: that of data.paths, else {LENGTH}")
     parser.add_argument("--whole", action="store_true", help="compile to the end, and count the program's code")
     parser.add_argument("--json", type=Path, help="write the plan there too")
     return parser
