@@ -23,11 +23,12 @@ from deberta_jax.dist import joining, processes
 def main(argv: list[str]) -> None:
     split = flags.split_config_flags(argv)
     arguments = flags.Arguments(prog="eval.py", description="Evaluates a trained run.")
-    arguments.add_argument("--workdir", required=True, help="of the run")
-    arguments.add_argument("--data", help="a prepared directory, instead of the run's held-out rows; a task's folder")
-    arguments.add_argument("--task", help="another task with the same labels")
-    arguments.add_argument("--split", action="append", default=[], help="of the task, or a file; may be repeated")
-    arguments.add_argument("--output", help="where scores.json and predictions go; WORKDIR/eval without it")
+    text = {"type": flags.not_empty}
+    arguments.add_argument("--workdir", **text, required=True, help="of the run")
+    arguments.add_argument("--data", **text, help="a prepared set, instead of the run's held-out rows; a task's folder")
+    arguments.add_argument("--task", **text, help="another task with the same labels")
+    arguments.add_argument("--split", **text, action="append", default=[], help="of the task, or a file; repeatable")
+    arguments.add_argument("--output", **text, help="where scores.json and predictions go; WORKDIR/eval without it")
     arguments.add_argument("--fill_mask", action="append", help="a sentence with [MASK] in it; may be repeated")
     processes.add_flags(arguments)
     parsed = arguments.parse_args(split.rest)

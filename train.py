@@ -17,7 +17,7 @@ def parse(argv: list[str]):
     """(loaded config, other flags)."""
     loaded = flags.load_config(argv)
     arguments = flags.Arguments(prog="train.py", description="Trains a DeBERTa.")
-    arguments.add_argument("--workdir", help="where checkpoints, metrics and pictures go")
+    arguments.add_argument("--workdir", type=flags.not_empty, help="where checkpoints, metrics and pictures go")
     arguments.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
     processes.add_flags(arguments)
     arguments.add_argument("--replay", type=flags.whole_number, help="run this one step again, without an update")

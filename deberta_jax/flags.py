@@ -75,6 +75,13 @@ def count(text: str) -> int:
     return value
 
 
+def not_empty(text: str) -> str:
+    """An argparse type: any text. Nothing is what a shell makes of a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("expects a value, got nothing")
+    return text
+
+
 class ConfigFlags(NamedTuple):
     """A command line taken apart, nothing read yet."""
 

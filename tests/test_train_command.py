@@ -35,6 +35,7 @@ REFUSED = {
     "no config": (["--workdir=x"], "--config=PATH.py is missing"),
     "no such config": ([QUICKSTART.replace("start", "strat")], "does not exist, did you mean 'quickstart.py'?"),
     "no workdir": ([QUICKSTART], "--workdir=DIR is missing"),
+    "empty workdir": ([QUICKSTART, "--workdir="], "argument --workdir: expects a value, got nothing"),
     "misspelt flag": ([QUICKSTART, "--workdri=x"], "unknown flag --workdri, did you mean '--workdir'?"),
     "nonsense": ([QUICKSTART, "--config.model.decoder=emb"], "model.decoder must be one of emd, none; got 'emb'"),
     "replay in a bucket": (
@@ -204,6 +205,9 @@ def test_eval_refuses_what_does_not_fit_in_one_line(trained, prepared, tmp_path,
         f"config file {tmp_path / 'config.json'} does not exist|{tmp_path}": [],
         "--workdir: gs://b/run is a bucket, this must be files|gs://b/run": [],
         f"--output: gs://b/out is a bucket|{trained}": ["--output=gs://b/out"],
+        "argument --workdir: expects a value, got nothing|": [],
+        f"argument --data: expects a value, got nothing|{trained}": ["--data="],
+        f"argument --output: expects a value, got nothing|{trained}": ["--output="],
         f"unknown flag --fill_masks, did you mean '--fill_mask'?|{trained}": ["--fill_masks=x"],
     }
     for case, flags in cases.items():
