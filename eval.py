@@ -14,10 +14,17 @@ python eval.py --workdir=DIR --task=ax --data=glue/AX          another task with
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from deberta_jax import config as configs
 from deberta_jax import errors, flags
 from deberta_jax.dist import joining, processes
+
+SETTLED = {  # flag -> keys of the config whose place it takes: --data means all rows of that set
+    "data": ("data.paths", "data.weights", "eval.paths", "eval.max_rows"),
+    "task": ("data.task", "data.labels", "data.columns", "data.validation"),
+    "split": ("data.validation",),
+}
 
 
 def main(argv: list[str]) -> None:
@@ -38,6 +45,7 @@ def main(argv: list[str]) -> None:
     config = configs.build(flags.read_config(source, split.assignments).config)
     of_task = isinstance(config, configs.FinetuneConfig)
     check(parsed, of_task=of_task)
+    check_overrides(parsed, [key for key, _ in split.assignments])
     with joining.joined(parsed):
         from deberta_jax.train import compiled, finetune, pretrain  # imports jax: only now that the flags are right
 
@@ -59,6 +67,14 @@ def check(parsed: argparse.Namespace, *, of_task: bool) -> None:
         raise errors.Refused("--task and --split are of runs that were fine-tuned; prepared rows are named in --data")
     if parsed.fill_mask and (parsed.data or parsed.output):
         raise errors.Refused("--fill_mask prints and reads no rows: leave --data and --output out")
+
+
+def check_overrides(parsed: argparse.Namespace, keys: Sequence[str]) -> None:
+    """Raises Refused for an overridden key of the config that a flag takes the place of."""
+    for flag, settled in SETTLED.items():
+        for key in keys:
+            if vars(parsed)[flag] and any(key == name or key.startswith(name + ".") for name in settled):
+                raise errors.Refused(f"--config.{key} says nothing beside --{flag}: leave one of them out")
 
 
 if __name__ == "__main__":

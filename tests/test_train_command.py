@@ -55,6 +55,21 @@ def test_a_mistake_is_one_line_and_code_2(argv, message, capsys):
     assert message in line
 
 
+TASK = f"--config={ROOT / 'configs' / 'finetune.py'}:mnli,tiny"
+BESIDE = {
+    "--data": ([QUICKSTART, "--data=d", "--config.eval.max_rows=5"], "eval.max_rows says nothing beside --data"),
+    "--task": ([TASK, "--config.data.dir=d", "--task=ax", "--config.data.validation=('a',)"], "beside --task: leave"),
+    "--split": ([TASK, "--config.data.dir=d", "--split=a", "--config.data.validation=('b',)"], "beside --split: leave"),
+}
+
+
+@pytest.mark.parametrize(("argv", "message"), BESIDE.values(), ids=BESIDE)
+def test_an_override_that_a_flag_of_eval_takes_the_place_of_is_refused(argv, message, capsys):
+    code, out, (line,) = outcome(["--workdir=x", *argv], capsys, eval_command.main)
+    assert (code, out) == (2, "")
+    assert message in line
+
+
 def test_mistakes_are_found_before_jax_is_imported():
     script = "\n".join(
         [
