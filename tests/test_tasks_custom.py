@@ -380,6 +380,14 @@ def test_lists_in_cells_of_tables_are_refused(tmp_path, cell: str):
     assert read_custom(path, "tagging", columns(**TAGS), ())[0].words == ("[", "a", "'", "]")
 
 
+def test_a_label_with_blanks_around_it_is_no_class_of_its_own(tmp_path):
+    for label in ("positive ", " positive", " ", "positive\u00a0"):
+        refused = json_refusal(tmp_path, "classification", [PAIR | {"class": label}], (), **PAIRS)
+        assert refused == f"line 1: label {label!r} has blanks around it"
+    refused = json_refusal(tmp_path, "tagging", [{"tokens": ["a"], "names": ["O "]}], (), **TAGS)
+    assert refused == "line 1: tag 'O ' has blanks around it"
+
+
 def test_labels_outside_the_labels_are_refused(tmp_path):
     refused = json_refusal(tmp_path, "classification", [PAIR | {"class": "postive"}], ("negative", "positive"), **PAIRS)
     assert refused == "line 1: label 'postive' is none of negative, positive, did you mean 'positive'?"

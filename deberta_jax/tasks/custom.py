@@ -53,9 +53,9 @@ def read_custom(path: Path, kind: str, columns: ColumnsConfig, labels: Sequence[
     the text, or else -1.
 
     Raises Refused, naming file and line, for columns that are not there (with the nearest name) and those that
-    data.columns does not name; for unknown labels, numbers that are not finite, labels that mean no option or several,
-    tags that are not as many as words, answers that are not in the context, equal ids, and for a file that hides some
-    of its labels only.
+    data.columns does not name; for unknown labels, those with blanks around them, numbers that are not finite, labels
+    that mean no option or several, tags that are not as many as words, answers that are not in the context, equal ids,
+    and for a file that hides some of its labels only.
     """
     _check_named(kind, columns)
     examples, places = [], {}
@@ -132,6 +132,8 @@ def _label(row: Values, given: _Given) -> str:
 
 
 def _known(label: str, what: str, given: _Given) -> str:
+    if label != label.strip():  # "1" and "1 " would be two classes
+        raise Refused(f"{given.place}: {what} {label!r} has blanks around it")
     if given.labels and label not in given.labels:
         known = ", ".join(given.labels)
         raise Refused(f"{given.place}: {what} {label!r} is none of {known}{nearest(label, given.labels)}")
