@@ -99,6 +99,7 @@ def test_blank_documents_are_left_out(tmp_path):
     [
         ("a.txt", b"fine\n\nbad \xff byte\n", r"a\.txt, line 3 is not UTF-8: invalid start byte at byte 4"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2 is not JSON"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n", r"a\.jsonl, line 1 is not JSON"),
         ("a.jsonl", b'{"text": "x"}\n[1]\n', r"a\.jsonl, line 2 is no JSON object"),
         ("a.jsonl", b'{"txet": "x"}\n', r"line 1 has no field 'text', did you mean 'txet'\?; it has txet"),
         ("a.jsonl", b'{"text": 3}\n', r"line 1: field 'text' is no text but int"),

@@ -104,7 +104,7 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     """The object of a line of JSON. Raises Refused, beginning with `where`, for anything else."""
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{where} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise Refused(f"{where} is no JSON object")
