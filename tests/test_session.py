@@ -134,7 +134,6 @@ FREE_OF_PAIR = {
     "rtd.scheme": "joint",
     "rtd.optimizer.learning_rate": 1e-5,
     "rtd.generator.hidden_dropout": 0.0,
-    "rtd.generator_init_from": "fresh",
 }
 
 
@@ -145,6 +144,14 @@ def test_what_may_change_half_way_in_a_pair_is_allowed_and_said(key, value, meta
     (record,) = caplog.records
     assert record.message.startswith(f"resuming with a change: {key} was ")
     assert record.message.endswith(f", is {value!r}")
+
+
+@pytest.mark.parametrize("key", ["init_from", "rtd.generator_init_from"])
+def test_other_parameters_to_start_from_are_said_to_change_nothing_any_more(key, meta_of_pair, caplog):
+    was = copy.deepcopy(meta_of_pair)
+    session.check_same_run(changed(meta_of_pair, key, "runs/other"), was, PATH)
+    (record,) = caplog.records
+    assert record.message == f"resuming with a change: {key} was '', is 'runs/other'; only a start looks at it"
 
 
 def test_a_key_that_a_newer_version_adds_is_said_too(meta, caplog):

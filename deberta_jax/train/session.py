@@ -37,6 +37,7 @@ FREE_MODEL_KEYS = frozenset(
 )
 FREE_DATA_KEYS = frozenset({"paths", "dir", "tokenizer", "read_threads"})  # what is read is compared by its hashes
 FIXED_KEYS = ("seed", "batch_size", "objective", "rtd.embedding_sharing", "head.pooler_activation")
+OF_START = ("init_from", "rtd.generator_init_from")  # a run that has begun goes on from its own checkpoint
 MODELS = ("model.", "rtd.generator.")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def check_same_run(now: dict[str, Any], saved: dict[str, Any], path: Path) -> No
         said = f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
         if fixed:
             raise Refused(f"checkpoint {path} is of another run: {said}")
-        log.warning("resuming with a change: %s", said)
+        log.warning("resuming with a change: %s%s", said, "; only a start looks at it" if key in OF_START else "")
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
