@@ -23,7 +23,7 @@ MAY_IMPORT = {  # room of deberta_jax -> other rooms; errors may be imported by 
     "objectives": {"model", "ops", "dist", "config"},
     "train": {"objectives", "dist", "data", "tasks", "config", "tokenizers", "reports"},
     "plan": {"train", "objectives", "dist", "data", "config"},
-    "sweep": {"data", "dist", "reports"},
+    "sweep": {"data", "dist", "reports", "config"},
     "convert": {"model", "dist", "tokenizers", "config"},
 }
 MAY_IMPORT_EVERYTHING = {"tools", "__init__"}
