@@ -1,6 +1,7 @@
 """tools.sweep: checks before anything starts, and a real sweep with a trial that fails and one that is killed."""
 
 import fcntl
+import functools
 import html
 import json
 import os
@@ -8,14 +9,16 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from deberta_jax import errors
 from deberta_jax.sweep.process import LOCK
-from deberta_jax.sweep.trial import Record, read_record, write_record
+from deberta_jax.sweep.trial import Record, read_record, record_of, write_record
 from deberta_jax.tools import sweep
 from runs import FAST_TO_COMPILE, ROOT, finish, tiny_flags, wait_for
 
@@ -135,8 +138,23 @@ def test_a_plan_knows_whole_numbers_and_how_many_steps_there_are():
 def test_a_done_trial_with_other_flags_is_refused(tmp_path, capsys):
     command = [*QUICK, "--grid=seed=0", f"--workdir={tmp_path}"]
     done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 1.0})
-    assert "seed=0 was run with other flags (--config.steps=900)" in refusal(capsys, *command, "--config.steps=900")
+    assert "seed=0 was run with other settings (steps was 1200, is 900)" in refusal(
+        capsys, *command, "--config.steps=900"
+    )
     assert not (tmp_path / "sweep.json").exists()
+
+
+def test_a_done_trial_of_a_config_file_that_was_edited_since_is_refused(tmp_path, capsys):
+    path, workdir = tmp_path / "mine.py", tmp_path / "sweep"
+    text = "from configs import quickstart\ndef get_config():\n    c = quickstart.get_config()\n"
+    text += "    c.steps = {}\n    return c\n"
+    path.write_text(text.format(700))
+    command = [f"--config={path}", "--metric=eval/loss:min", "--grid=seed=0,1", f"--workdir={workdir}"]
+    done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 1.0})
+    path.write_text(text.format("800  # more"))
+    assert f"{workdir}/seed=0 was run with other settings (steps was 700, is 800)" in refusal(capsys, *command)
+    path.write_text(text.format("1400 // 2"))  # the same
+    assert errors.run(sweep.main, command) == 0
 
 
 def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, capsys):
@@ -200,12 +218,22 @@ def test_a_sweep_keeps_another_out(tmp_path):
         pass
 
 
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config by its groups."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        *groups, name = key.split(".")
+        functools.reduce(lambda inner, group: inner.setdefault(group, {}), groups, values)[name] = value
+    return values
+
+
 def done_trials(plan: sweep.Plan, row: dict) -> None:
     """Trials of the plan as they look once they are done, each with one line of metrics."""
     for trial in plan.trials:
         folder = plan.args.workdir / trial.name
         folder.mkdir(parents=True)
-        write_record(folder, Record("done", 0, "", 1.0, list(trial.flags)))
+        write_record(folder, record_of(trial, "done", 0, "", 1.0))
+        (folder / "config.json").write_text(json.dumps(nested(trial.settings)))
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 
 

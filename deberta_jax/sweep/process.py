@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from deberta_jax.reports.last_words import error_in
-from deberta_jax.sweep.trial import DONE, LOG, RUNNING, STOPPED, Record, Trial, state_after, write_record
+from deberta_jax.sweep.trial import DONE, LOG, RUNNING, STOPPED, Record, Trial, record_of, state_after, write_record
 
 LOCK = "trial.lock"  # held by the process of a trial, which may outlive the sweep's
 POLL = 0.1  # seconds
@@ -34,9 +34,9 @@ class Start:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _alone(self.folder / LOCK, lambda: self._stopping) as lock:
             if lock is None or self._stopping:
-                return Record(STOPPED, None, STOPPED_BEFORE, None, list(self.trial.flags))
+                return record_of(self.trial, STOPPED, None, STOPPED_BEFORE, None)
             self._began = time.perf_counter()
-            write_record(self.folder, Record(RUNNING, None, "", None, list(self.trial.flags)))
+            write_record(self.folder, record_of(self.trial, RUNNING, None, "", None))
             with (self.folder / LOG).open("w") as log:
                 self._start(log, lock)
             while self.alive():  # `wait` would keep a signal's handler from waiting for the end, too
@@ -65,7 +65,7 @@ class Start:
         if code < 0:
             error = f"ended by signal {-code} ({signal.strsignal(-code)}); the same command goes on with it"
         seconds = round(time.perf_counter() - self._began, 1)
-        record = Record(state, code, error, seconds, list(self.trial.flags))
+        record = record_of(self.trial, state, code, error, seconds)
         write_record(self.folder, record)
         return record
 

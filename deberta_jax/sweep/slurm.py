@@ -18,9 +18,10 @@ from submitit.helpers import DelayedSubmission
 
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Refused
+from deberta_jax.sweep.identity import different_trials, refuse
 from deberta_jax.sweep.local import Signals
 from deberta_jax.sweep.process import POLL, Start
-from deberta_jax.sweep.trial import RUNNING, STOPPED, Record, Trial, read_record, require_same, write_record
+from deberta_jax.sweep.trial import RUNNING, STOPPED, Record, Trial, read_record, record_of, write_record
 
 JOBS = "jobs.json"
 FOLDER = "slurm"  # submitit's: scripts, pickles, what Slurm prints
@@ -100,8 +101,8 @@ def run_there(
 ) -> tuple[dict[str, Record], bool]:
     """Submits what is not on its way yet and waits for all; returns records by name and whether a signal came.
 
-    After a signal the jobs go on by themselves. Raises Refused where a job on its way has other flags, or sbatch says
-    no.
+    After a signal the jobs go on by themselves. Raises Refused where a job on its way has other settings, or sbatch
+    says no.
     """
     with Signals() as signals:  # first: a signal between submitting and noting would have the jobs submitted twice
         jobs = on_their_way(trials, workdir)
@@ -111,8 +112,9 @@ def run_there(
         while not signals.came.is_set() and not all(job.done() for job in jobs.values()):
             show()
             signals.came.wait(REFRESH)
-        ended = {name: job for name, job in jobs.items() if job.done()}
-        return {name: _record_of(job, workdir / name) for name, job in ended.items()}, signals.came.is_set()
+        ended = [trial for trial in trials if jobs[trial.name].done()]
+        records = {trial.name: _record_of(jobs[trial.name], trial, workdir / trial.name) for trial in ended}
+        return records, signals.came.is_set()
 
 
 def _submitted(trials: Sequence[Trial], workdir: Path, executor: submitit.AutoExecutor) -> dict[str, submitit.SlurmJob]:
@@ -124,14 +126,14 @@ def _submitted(trials: Sequence[Trial], workdir: Path, executor: submitit.AutoEx
 
 
 def on_their_way(trials: Sequence[Trial], workdir: Path) -> dict[str, submitit.SlurmJob]:
-    """Jobs of an earlier start that wait or run, by the trial's name. Raises Refused where they have other flags."""
+    """Jobs of an earlier start that wait or run, by the trial's name. Raises Refused where they have other settings."""
     numbers = _noted(workdir / JOBS)
-    flags = {trial.name: trial.flags for trial in trials if trial.name in numbers}
-    jobs = {name: submitit.SlurmJob(folder=workdir / FOLDER / "%j", job_id=numbers[name]) for name in flags}
+    asked = {trial.name: trial for trial in trials if trial.name in numbers}
+    jobs = {name: submitit.SlurmJob(folder=workdir / FOLDER / "%j", job_id=numbers[name]) for name in asked}
     # Slurm forgets old jobs; one that it does not know is not waited for.
     jobs = {name: job for name, job in jobs.items() if not job.done(force_check=True) and job.state != "UNKNOWN"}
     for name, job in jobs.items():
-        require_same(job.submission().function.trial.flags, flags[name], workdir / name)
+        refuse(different_trials(job.submission().function.trial, asked[name]), workdir / name)
     return jobs
 
 
@@ -146,13 +148,13 @@ def _note(workdir: Path, numbers: Mapping[str, str]) -> None:
     write_text(workdir / JOBS, json.dumps(numbers, indent=2) + "\n")
 
 
-def _record_of(job: submitit.Job, folder: Path) -> Record:
+def _record_of(job: submitit.Job, trial: Trial, folder: Path) -> Record:
     """What an ended job has left; one that could not say so itself, its node gone or its memory full, was stopped."""
     record = read_record(folder)
     if record is None or record.state == RUNNING:
         printed = (job.stdout() or "").strip().splitlines() or ["it printed nothing"]
         error = f"job {job.job_id} is gone ({job.state}): {printed[-1]}"
-        record = Record(STOPPED, None, error, None, record.flags if record else [])
+        record = record_of(trial, STOPPED, None, error, None)
         if folder.is_dir():
             write_record(folder, record)
     return record

@@ -1,11 +1,13 @@
 """A trial of a sweep: its flags, and what is known of it: a file trial.json in its folder."""
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deberta_jax import config as configs
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Refused
 
@@ -23,6 +25,15 @@ class Trial:
     name: str  # its folder below the sweep's
     overrides: dict[str, Any]  # dotted key -> value
     flags: tuple[str, ...]  # of train.py, all but --workdir
+    settings: Mapping[str, Any] | None = None  # of its whole config by dotted key; None of a suite's run
+
+    @property
+    def digest(self) -> str:
+        """Of the settings, sha256; "" without them. Keys that came later are left out where they change nothing."""
+        if self.settings is None:
+            return ""
+        told = {key: value for key, value in self.settings.items() if not _as_before(key.rpartition(".")[2], value)}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +45,12 @@ class Record:
     error: str  # the last line it wrote, unless it is done
     seconds: float | None  # of the last start
     flags: list[str]
+    digest: str = ""  # of the trial's settings; "" in a suite, and in records from before there was one
+
+
+def record_of(trial: Trial, state: str, exit_code: int | None, error: str, seconds: float | None) -> Record:
+    """How `trial` stands, and what was asked of it."""
+    return Record(state, exit_code, error, seconds, list(trial.flags), trial.digest)
 
 
 def read_record(folder: Path) -> Record | None:
@@ -51,20 +68,9 @@ def write_record(folder: Path, record: Record) -> None:
     write_text(folder / RECORD, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
 
 
-def check_same(trial: Trial, folder: Path) -> None:
-    """Raises Refused where the folder holds the end or a checkpoint of another command's run."""
-    record = read_record(folder)
-    checkpoints = folder / CHECKPOINTS
-    begun = checkpoints.is_dir() and any(checkpoints.iterdir())
-    if record is not None and (record.state == DONE or begun):
-        require_same(record.flags, trial.flags, folder)
-
-
-def require_same(before: Sequence[str], now: Sequence[str], folder: Path) -> None:
-    """Raises Refused where two command lines differ."""
-    if list(before) != list(now):
-        changed = sorted(set(before) ^ set(now)) or ["in another order"]
-        raise Refused(f"{folder} was run with other flags ({', '.join(changed)}): choose another --workdir")
+def _as_before(name: str, value: Any) -> bool:
+    """Whether a setting means what its absence does in an older config."""
+    return name in configs.LATER_KEYS and value == configs.LATER_KEYS[name]
 
 
 def state_after(exit_code: int) -> str:

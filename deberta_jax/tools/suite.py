@@ -15,18 +15,10 @@ from tqdm import tqdm
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Refused, Stopped
 from deberta_jax.reports.runs import RESULT, SCORES
+from deberta_jax.sweep.identity import check_same, different_flags, refuse
 from deberta_jax.sweep.local import Signals
 from deberta_jax.sweep.process import Start
-from deberta_jax.sweep.trial import (
-    CHECKPOINTS,
-    DONE,
-    FAILED,
-    Trial,
-    check_same,
-    read_record,
-    require_same,
-    write_record,
-)
+from deberta_jax.sweep.trial import CHECKPOINTS, DONE, FAILED, Trial, read_record, write_record
 
 START = "start.json"  # of the whole suite
 
@@ -110,7 +102,7 @@ def outcome_of(job: Job, workdir: Path) -> Outcome:
 def _check_same(job: Job, place: Path) -> None:
     """A finished run, or one that would go on from a checkpoint, must be the one that is asked for."""
     if (place / RESULT).is_file():
-        require_same(json.loads((place / RESULT).read_text())["flags"], job.flags, place)
+        refuse(different_flags(json.loads((place / RESULT).read_text())["flags"], job.flags), place)
     else:
         check_same(trial_of(job), place)
 

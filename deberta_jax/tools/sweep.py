@@ -38,10 +38,11 @@ from deberta_jax import errors, flags
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Failed, Refused, Stopped, nearest
 from deberta_jax.reports import metric
-from deberta_jax.reports.runs import SWEEP, Run
+from deberta_jax.reports.runs import SWEEP, Run, flat
 from deberta_jax.sweep import local, process, space
 from deberta_jax.sweep.board import Board
-from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, check_same, read_record, require_same
+from deberta_jax.sweep.identity import asked_difference, check_same, difference, refuse
+from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, read_record
 from deberta_jax.tools import report
 from deberta_jax.tools.suite import require_root
 
@@ -131,7 +132,7 @@ def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Tri
     given = [f"--config.{key}={text}" for key, text in (*split.assignments, *swept)]
     if (folder := folder_name(name)) in NO_NAMES:
         raise Refused(f'a trial of {split.source} cannot be called {name!r}: give it another "name" in get_sweep()')
-    trial = Trial(folder, overrides, (f"--config={split.source}", *given))
+    trial = Trial(folder, overrides, (f"--config={split.source}", *given), flat(configs.to_dict(config)))
     return trial, config.steps
 
 
@@ -159,11 +160,11 @@ def _check_different(trials: Sequence[Trial]) -> None:
 
 
 def check_folder(trial: Trial, folder: Path) -> None:
-    """Raises Refused where the folder holds the end, a checkpoint or the live process of another command's run."""
+    """Raises Refused where the folder holds the end, a checkpoint or the live process of another run."""
     check_same(trial, folder)
     record = read_record(folder)
     if record is not None and process.held(folder):
-        require_same(record.flags, trial.flags, folder)
+        refuse(asked_difference(trial, record), folder)
 
 
 def unfinished(plan: Plan) -> list[Trial]:
@@ -173,7 +174,7 @@ def unfinished(plan: Plan) -> list[Trial]:
     return [
         trial
         for trial, record in records
-        if record is None or record.state not in over or record.flags != list(trial.flags)
+        if record is None or record.state not in over or difference(trial, record, plan.args.workdir / trial.name)
     ]
 
 
