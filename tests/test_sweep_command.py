@@ -1,5 +1,6 @@
 """tools.sweep: checks before anything starts, and a real sweep with a trial that fails and one that is killed."""
 
+import dataclasses
 import fcntl
 import functools
 import html
@@ -155,6 +156,29 @@ def test_a_done_trial_of_a_config_file_that_was_edited_since_is_refused(tmp_path
     assert f"{workdir}/seed=0 was run with other settings (steps was 700, is 800)" in refusal(capsys, *command)
     path.write_text(text.format("1400 // 2"))  # the same
     assert errors.run(sweep.main, command) == 0
+
+
+def test_a_trial_is_the_same_however_its_flags_are_spelt_and_ordered(tmp_path, capsys):
+    """Done, with a digest and as before there was one, and alive."""
+    base = [*QUICK, f"--workdir={tmp_path}"]
+    (trial,) = sweep.plan_of([*base, "--config.steps=90", "--config.batch_size=8", "--grid=optimizer.b2=9e-1"]).trials
+    command = [*base, "--config.batch_size=0_8", "--config.steps=9e1", "--grid=optimizer.b2=0.9"]
+    plan = sweep.plan_of(command)
+    done_trials(plan._replace(trials=[trial]), {"step": 1, "eval/loss": 1.0})
+    folder = tmp_path / trial.name
+    assert errors.run(sweep.main, command) == 0
+    failed = Record("failed", 1, "", 1.0, list(trial.flags))
+    for record in (failed, dataclasses.replace(failed, digest=trial.digest)):
+        write_record(folder, record)
+        assert sweep.unfinished(plan) == []
+    capsys.readouterr()
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_record(folder, record_of(trial, "running", None, "", None))
+        sweep.check_folder(plan.trials[0], folder)
+        other = sweep.plan_of([*command[:-1], "--grid=optimizer.b2=0.90", "--config.seed=3"]).trials[0]
+        with pytest.raises(errors.Refused, match="was run with other flags"):
+            sweep.check_folder(other, folder)
 
 
 def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, capsys):

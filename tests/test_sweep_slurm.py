@@ -1,5 +1,6 @@
 """Trials as Slurm's jobs: through submitit's local executor, and with a pretended Slurm on the path."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -116,7 +117,7 @@ def test_each_trial_is_a_job_and_one_that_fails_stops_nothing(cluster):
 
 @pytest.mark.two_process
 def test_the_next_start_waits_for_jobs_that_are_on_their_way(cluster):
-    asked, workdir = trials(one="wait"), cluster / "sweep"
+    asked, workdir = [dataclasses.replace(trials(one="wait")[0], settings={"steps": 2})], cluster / "sweep"
     shown = []
 
     def look():
@@ -129,7 +130,11 @@ def test_the_next_start_waits_for_jobs_that_are_on_their_way(cluster):
     assert list(on_their_way(asked, workdir)) == ["one"]
     with pytest.raises(Refused, match=r"one was run with other flags \(--do=end, --do=wait\)"):
         run_there(trials(one="end"), workdir, executor_of(workdir, [], 1), look)
-    again, _ = run_there(asked, workdir, executor_of(workdir, [], 1), (cluster / "enough").touch)
+    other = [dataclasses.replace(asked[0], settings={"steps": 3})]
+    with pytest.raises(Refused, match=r"one was run with other settings \(steps was 2, is 3\)"):
+        run_there(other, workdir, executor_of(workdir, [], 1), look)
+    respelt = [dataclasses.replace(asked[0], flags=(*asked[0].flags, "--y=1"))]  # its settings are the same
+    again, _ = run_there(respelt, workdir, executor_of(workdir, [], 1), (cluster / "enough").touch)
     assert again["one"].state == DONE
     assert lines(cluster / "started.txt") == lines(cluster / "ended.txt") == ["one"]  # it was submitted once
     assert on_their_way(asked, workdir) == {}
