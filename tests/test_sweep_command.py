@@ -318,6 +318,27 @@ def test_a_later_command_in_the_same_folder_adds_its_trials(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_what_an_earlier_command_never_began_is_not_asked_for_any_more(tmp_path, capsys):
+    """What it began stays: on record, by hand, or as a job that may still wait."""
+    earlier = sweep.plan_of([*QUICK, "--grid=seed=0,1,2,3,4", f"--workdir={tmp_path}"])
+    later = [*QUICK, "--grid=seed=4", f"--workdir={tmp_path}"]
+    sweep.note(earlier, "earlier")
+    for seed in (0, 1, 2):
+        (tmp_path / f"seed={seed}").mkdir()  # of 0 no more than that: it was stopped before it began
+    write_record(tmp_path / "seed=1", record_of(earlier.trials[1], "failed", 1, "failed: x", 1.0))
+    (tmp_path / "seed=2" / "metrics.jsonl").write_text('{"step": 1, "eval/loss": 2.0}\n')
+    (tmp_path / "jobs.json").write_text('{"seed=3": "17"}')
+    done_trials(sweep.plan_of(later), {"step": 1, "eval/loss": 1.0})
+    assert errors.run(sweep.main, later) == 0
+    names = [trial["name"] for trial in json.loads((tmp_path / "sweep.json").read_text())["trials"]]
+    assert names == ["seed=4", "seed=1", "seed=2", "seed=3"]
+    assert capsys.readouterr().out.splitlines()[0] == "4 runs: 1 done, 1 failed, 2 not run"
+    (tmp_path / "jobs.json").unlink()
+    sweep.note(sweep.plan_of(later), "later")
+    names = [trial["name"] for trial in json.loads((tmp_path / "sweep.json").read_text())["trials"]]
+    assert names == ["seed=4", "seed=1", "seed=2"]
+
+
 def test_a_trial_that_runs_with_other_flags_is_not_taken_for_this_one(tmp_path, capsys):
     """As one that a killed sweep left running: it has no checkpoint yet, and would be one when this command runs it."""
     (tmp_path / "seed=0").mkdir()

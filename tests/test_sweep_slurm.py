@@ -50,7 +50,7 @@ SACCT = """#!{python}
 from pathlib import Path
 
 print("JobID|State|NodeList")
-for job in ("17", "17_0", "17_1", "17_2"):
+for job in ("17", "17_0", "17_1", "17_2", "18"):
     print(f"{{job}}|{{Path('state').read_text().strip()}}|here")
 """
 
@@ -138,6 +138,24 @@ def test_the_next_start_waits_for_jobs_that_are_on_their_way(cluster):
     assert again["one"].state == DONE
     assert lines(cluster / "started.txt") == lines(cluster / "ended.txt") == ["one"]  # it was submitted once
     assert on_their_way(asked, workdir) == {}
+
+
+@pytest.mark.two_process
+def test_another_command_in_the_folder_leaves_the_jobs_of_the_first_on_their_way(cluster):
+    first, workdir = trials(one="wait"), cluster / "sweep"
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run_there(first, workdir, executor_of(workdir, [], 1), interrupt)
+    submitit.SlurmJob.watcher.clear()
+    (cluster / "bin" / "sbatch").write_text(SBATCH.format(python=sys.executable).replace("17", "18"))
+    run_there(trials(two="wait"), workdir, executor_of(workdir, [], 1), interrupt)
+    assert json.loads((workdir / "jobs.json").read_text()) == {"one": "17", "two": "18"}
+    assert list(on_their_way(first, workdir)) == ["one"]
+    wait_until(lambda: len(lines(cluster / "started.txt")) == 2)
+    (cluster / "enough").touch()
+    wait_until(lambda: sorted(lines(cluster / "ended.txt")) == ["one", "two"])
 
 
 @pytest.mark.two_process

@@ -21,9 +21,18 @@ from deberta_jax.errors import Refused
 from deberta_jax.sweep.identity import different_trials, refuse
 from deberta_jax.sweep.local import Signals
 from deberta_jax.sweep.process import POLL, Start
-from deberta_jax.sweep.trial import RUNNING, STOPPED, Record, Trial, read_record, record_of, write_record
+from deberta_jax.sweep.trial import (
+    JOBS,
+    RUNNING,
+    STOPPED,
+    Record,
+    Trial,
+    noted_jobs,
+    read_record,
+    record_of,
+    write_record,
+)
 
-JOBS = "jobs.json"
 FOLDER = "slurm"  # submitit's: scripts, pickles, what Slurm prints
 REFRESH = 2.0  # seconds between looks at the jobs
 LISTS = ("setup", "teardown")  # settings that are lines of the script
@@ -108,7 +117,7 @@ def run_there(
         jobs = on_their_way(trials, workdir)
         if new := [trial for trial in trials if trial.name not in jobs]:
             jobs |= _submitted(new, workdir, executor)
-            _note(workdir, {name: job.job_id for name, job in jobs.items()})
+            _note(workdir, {**noted_jobs(workdir), **{name: job.job_id for name, job in jobs.items()}})
         while not signals.came.is_set() and not all(job.done() for job in jobs.values()):
             show()
             signals.came.wait(REFRESH)
@@ -127,7 +136,7 @@ def _submitted(trials: Sequence[Trial], workdir: Path, executor: submitit.AutoEx
 
 def on_their_way(trials: Sequence[Trial], workdir: Path) -> dict[str, submitit.SlurmJob]:
     """Jobs of an earlier start that wait or run, by the trial's name. Raises Refused where they have other settings."""
-    numbers = _noted(workdir / JOBS)
+    numbers = noted_jobs(workdir)
     asked = {trial.name: trial for trial in trials if trial.name in numbers}
     jobs = {name: submitit.SlurmJob(folder=workdir / FOLDER / "%j", job_id=numbers[name]) for name in asked}
     # Slurm forgets old jobs; one that it does not know is not waited for.
@@ -135,13 +144,6 @@ def on_their_way(trials: Sequence[Trial], workdir: Path) -> dict[str, submitit.S
     for name, job in jobs.items():
         refuse(different_trials(job.submission().function.trial, asked[name]), workdir / name)
     return jobs
-
-
-def _noted(path: Path) -> Mapping[str, str]:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise Refused(f"{path} is damaged: see that no job of this sweep is on its way (squeue), delete it") from error
 
 
 def _note(workdir: Path, numbers: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from deberta_jax.errors import Refused
 
 RECORD = "trial.json"
 LOG = "log.txt"  # what the last start printed
+JOBS = "jobs.json"  # of a sweep on Slurm, beside its trials
 CHECKPOINTS = "checkpoints"
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 UNFINISHED = frozenset({5, 75})  # exit codes of runs that the same command goes on with: a peer died, a signal
@@ -66,6 +67,15 @@ def read_record(folder: Path) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     write_text(folder / RECORD, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+
+
+def noted_jobs(workdir: Path) -> Mapping[str, str]:
+    """Numbers of the jobs that were submitted to Slurm, by whatever command in this folder, by the trial's name."""
+    path = workdir / JOBS
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise Refused(f"{path} is damaged: see that no job of this sweep is on its way (squeue), delete it") from error
 
 
 def _as_before(name: str, value: Any) -> bool:

@@ -38,18 +38,18 @@ from deberta_jax import errors, flags
 from deberta_jax.data.prepared import write_text
 from deberta_jax.errors import Failed, Refused, Stopped, nearest
 from deberta_jax.reports import metric
-from deberta_jax.reports.runs import SWEEP, Run, flat
+from deberta_jax.reports.runs import OF_A_RUN, SWEEP, Run, flat
 from deberta_jax.sweep import local, process, space
 from deberta_jax.sweep.board import Board
 from deberta_jax.sweep.identity import asked_difference, check_same, difference, refuse
-from deberta_jax.sweep.trial import DONE, FAILED, Record, Trial, read_record
+from deberta_jax.sweep.trial import DONE, FAILED, JOBS, Record, Trial, noted_jobs, read_record
 from deberta_jax.tools import report
 from deberta_jax.tools.suite import require_root
 
 Launch = Callable[[Sequence[Trial], Callable[[], None]], tuple[dict[str, Record], bool]]
 LONGEST_NAME = 200  # bytes; file systems take 255
 REPORT = "report"
-NO_NAMES = {"", REPORT, "slurm", "jobs.json", SWEEP}  # of trials: the sweep's own folder, and what it has in there
+NO_NAMES = {"", REPORT, "slurm", JOBS, SWEEP}  # of trials: the sweep's own folder, and what it has in there
 
 
 class Plan(NamedTuple):
@@ -215,14 +215,23 @@ def _lock(folder: int, workdir: Path) -> None:
 
 
 def note(plan: Plan, command: str) -> None:
-    """Writes what the sweep is; trials of an earlier command in the same folder stay in it."""
+    """Writes what the sweep is: the trials of this command, and those of earlier ones that have been started.
+
+    What an earlier command asked for and never began is not asked for any more, and no gap in the report.
+    """
+    workdir = plan.args.workdir
     trials = [{"name": trial.name, "overrides": trial.overrides} for trial in plan.trials]
     names = {trial.name for trial in plan.trials}
-    path = plan.args.workdir / SWEEP
-    trials += [trial for trial in noted(path) if trial["name"] not in names]
+    earlier = [trial for trial in noted(workdir / SWEEP) if trial["name"] not in names]
+    trials += [trial for trial in earlier if started(workdir, trial["name"])]
     key, goal = plan.metric
     values = {"config": plan.source, "metric": key, "goal": goal, "command": command, "trials": trials}
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(workdir / SWEEP, json.dumps(values, indent=2) + "\n")
+
+
+def started(workdir: Path, name: str) -> bool:
+    """Whether a trial has left anything behind, or was submitted as a job, which may still wait."""
+    return name in noted_jobs(workdir) or any((workdir / name / file).is_file() for file in OF_A_RUN)
 
 
 def noted(path: Path) -> list[dict[str, Any]]:
