@@ -181,6 +181,40 @@ def test_a_trial_is_the_same_however_its_flags_are_spelt_and_ordered(tmp_path, c
             sweep.check_folder(other, folder)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_the_order_of_the_flags_names_no_other_trial(named, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    body = "\ndef get_sweep(): return [{'name': 'full', 'model.decoder': 'emd'}]" * named
+    path.write_text("from configs.quickstart import get_config" + body)
+    swept = ["--grid=seed=0,1", "--grid=optimizer.learning_rate=1e-3", "--zip=optimizer.b2=0.9", "--zip=batch_size=8"]
+    command = [f"--config={path}", "--metric=eval/loss:min", f"--workdir={tmp_path / 'sweep'}"]
+    names = [{trial.name for trial in sweep.plan_of([*command, *each]).trials} for each in (swept, swept[::-1])]
+    ends = [f"batch_size=8,optimizer.b2=0.9,optimizer.learning_rate=0.001,seed={seed}" for seed in (0, 1)]
+    assert names[0] == names[1] == {"full," * named + end for end in ends}
+
+
+@pytest.mark.parametrize("given", ["", "full"])
+def test_a_folder_from_when_the_order_and_spelling_of_flags_counted_is_found(given, tmp_path, capsys):
+    path, workdir = tmp_path / "mine.py", tmp_path / "sweep"
+    file = (
+        "from configs.quickstart import get_config\ndef get_sweep(): return [{{'name': '{}', 'model.decoder': 'emd'}}]"
+    )
+    path.write_text(file.format(given))
+    command = [f"--config={path}", "--metric=eval/loss:min", f"--workdir={workdir}", "--grid=seed=0,1"]
+    command += ["--grid=optimizer.learning_rate=1e-3", "--grid=model.pos_att_type=('c2p','p2c')"]
+    plan = sweep.plan_of(command)
+    old = [f"{given or 'model.decoder=emd'},seed={seed},optimizer.learning_rate=1e-3" for seed in (0, 1)]
+    before = [dataclasses.replace(trial, name=name) for trial, name in zip(plan.trials, old, strict=True)]
+    done_trials(plan._replace(trials=before), {"step": 1, "eval/loss": 1.0})
+    sweep.note(plan._replace(trials=before), "before")
+    assert errors.run(sweep.main, command) == 0  # nothing is run: train.py would find no data
+    assert capsys.readouterr().out.splitlines()[0] == "2 runs: 2 done"
+    assert [trial.name for trial in sweep.plan_of(command).trials] == old
+    if given:  # another name is another run
+        path.write_text(file.format("full_size"))
+        assert {trial.name[:10] for trial in sweep.plan_of(command).trials} == {"full_size,"}
+
+
 def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, capsys):
     command = [*QUICK, "--grid=optimizer.learning_rate=1e-3,2e-3", "--grid=model.pos_att_type=(),('c2p','p2c')"]
     command += ["--config.steps=90", f"--workdir={tmp_path / 'a b'}", "--dry_run"]
@@ -193,7 +227,7 @@ def test_a_dry_run_prints_what_is_not_finished_and_writes_nothing(tmp_path, caps
             "--config.steps=90",
             f"--config.optimizer.learning_rate={rate}",
             f"--config.model.pos_att_type={terms}",
-            f"--workdir={tmp_path}/a b/optimizer.learning_rate={number},model.pos_att_type={name}",
+            f"--workdir={tmp_path}/a b/model.pos_att_type={name},optimizer.learning_rate={number}",
         ]
         for rate, number in (("1e-3", "0.001"), ("2e-3", "0.002"))
         for terms, name in (("()", ""), ("('c2p','p2c')", "c2p,p2c"))
@@ -353,7 +387,7 @@ def test_a_trial_that_runs_with_other_flags_is_not_taken_for_this_one(tmp_path, 
         )
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"trials": [1]}', '{"trials": [{"name": "a"}]}'])
 def test_a_damaged_note_of_the_sweep_is_refused(text, tmp_path, capsys):
     command = [*QUICK, "--grid=seed=0", f"--workdir={tmp_path}"]
     done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 1.0})

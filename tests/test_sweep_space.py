@@ -47,12 +47,17 @@ def test_zips_advance_together_and_multiply_with_grids():
 def test_a_file_names_its_settings_and_the_flags_multiply_them():
     file = [{"name": "plain", "m.terms": ()}, {"m.terms": ("c2p",), "rate": 0.1}]
     assert spanned(file=file, grid=["seed=0,1"]) == [
-        Setting("plain,seed=0", {"m.terms": "()", "seed": "0"}),
-        Setting("plain,seed=1", {"m.terms": "()", "seed": "1"}),
-        Setting("", {"m.terms": "('c2p',)", "rate": "0.1", "seed": "0"}),
-        Setting("", {"m.terms": "('c2p',)", "rate": "0.1", "seed": "1"}),
+        Setting("plain", {"m.terms": "()", "seed": "0"}, ("seed",)),
+        Setting("plain", {"m.terms": "()", "seed": "1"}, ("seed",)),
+        Setting("", {"m.terms": "('c2p',)", "rate": "0.1", "seed": "0"}, ("m.terms", "rate", "seed")),
+        Setting("", {"m.terms": "('c2p',)", "rate": "0.1", "seed": "1"}, ("m.terms", "rate", "seed")),
     ]
     assert spanned(file=[{"name": "plain", "x": 1}]) == [Setting("plain", {"x": "1"})]
+
+
+def test_a_name_does_not_know_the_order_of_the_flags():
+    assert space.name_of({"seed": "0", "a.b": "x", "lr": "1"}) == space.name_of({"lr": "1", "seed": "0", "a.b": "x"})
+    assert space.name_of({"seed": "0", "lr": "1"}, before="plain") == "plain,lr=1,seed=0"
 
 
 def test_more_draws_begin_with_the_same_ones_whatever_else_is_drawn():

@@ -26,8 +26,9 @@ DIGITS = 4  # significant ones of a drawn value: it is to be read and typed
 class Setting(NamedTuple):
     """One point of a sweep."""
 
-    name: str  # given by the file; "" = to be made of the values
+    name: str  # given by the file; "" without one
     values: dict[str, str]  # key -> the text of a flag --config.KEY=TEXT
+    apart: tuple[str, ...] = ()  # the keys that the name does not stand for
 
 
 class Range(NamedTuple):
@@ -76,20 +77,24 @@ def _of_file(entry: Mapping[str, Any]) -> Setting:
 
 
 def _joined(parts: Iterable[Setting]) -> Setting:
-    """The values of all parts; what a file has named gets the others' values behind its name."""
-    name, values = "", {}
+    """The values of all parts, and the name that one may have."""
+    name, values, apart = "", {}, []
     for part in parts:
         for key in part.values:
             if key in values:
                 raise Refused(f"{key} is swept twice: give all its values in one place")
         values |= part.values
-        name = part.name or (name and name_of(part.values, before=name))
-    return Setting(name, values)
+        name = name or part.name
+        apart += [] if part.name else part.values
+    return Setting(name, values, tuple(apart))
 
 
 def name_of(values: Mapping[str, str], before: str = "") -> str:
-    """What a run with these values is called: "optimizer.learning_rate=1e-05,seed=0", behind a name if there is one."""
-    return ",".join(filter(None, [before, *(f"{key}={text}" for key, text in values.items())]))
+    """What a run with these values is called: "optimizer.learning_rate=1e-05,seed=0", behind a name if there is one.
+
+    In the order of the keys: whoever types the flags in another order means the same run.
+    """
+    return ",".join(filter(None, [before, *(f"{key}={values[key]}" for key in sorted(values))]))
 
 
 def _key_and_texts(flag: str) -> tuple[str, list[str]]:

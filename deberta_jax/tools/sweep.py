@@ -27,7 +27,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +96,8 @@ def plan_of(argv: list[str]) -> Plan:
     whole = {key for key, value in values.items() if isinstance(value, int)}
     of_file = space.checked(flags.read_sweep(split.source), split.source)
     found = space.settings(of_file, args.grid, args.zip, args.range, args.random, whole)
-    trials, steps = zip(*(checked_trial(split, setting) for setting in found), strict=True)
+    known = noted(args.workdir / SWEEP)
+    trials, steps = zip(*(checked_trial(split, setting, known) for setting in found), strict=True)
     _check_different(trials)
     return Plan(split.source, list(trials), list(steps), judged_by, args)
 
@@ -117,8 +118,13 @@ def _parser() -> flags.Arguments:
     return parser
 
 
-def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Trial, int]:
-    """The trial of a setting, and its steps (0 = as many as its epochs take). Raises Refused where it has no config."""
+def checked_trial(
+    split: flags.ConfigFlags, setting: space.Setting, known: Sequence[Mapping[str, Any]]
+) -> tuple[Trial, int]:
+    """The trial of a setting, and its steps (0 = as many as its epochs take). Raises Refused where it has no config.
+
+    `known` are the trials that sweep.json has: one with the same values keeps its name.
+    """
     if twice := {key for key, _ in split.assignments} & setting.values.keys():
         raise Refused(f"{min(twice)} is given by --config.{min(twice)} and swept: give its values in one place")
     swept = list(setting.values.items())
@@ -128,12 +134,27 @@ def checked_trial(split: flags.ConfigFlags, setting: space.Setting) -> tuple[Tri
     except Refused as error:
         raise Refused(f"trial {space.name_of(setting.values)}: {error}") from error
     overrides = {key: loaded.overrides[key] for key in setting.values}
-    name = setting.name or space.name_of({key: space.text_of(value) for key, value in overrides.items()})
+    name = space.name_of({key: space.text_of(overrides[key]) for key in setting.apart}, before=setting.name)
     given = [f"--config.{key}={text}" for key, text in (*split.assignments, *swept)]
     if (folder := folder_name(name)) in NO_NAMES:
         raise Refused(f'a trial of {split.source} cannot be called {name!r}: give it another "name" in get_sweep()')
+    folder = known_name(folder, folder_name(setting.name), overrides, known)
     trial = Trial(folder, overrides, (f"--config={split.source}", *given), flat(configs.to_dict(config)))
     return trial, config.steps
+
+
+def known_name(name: str, given: str, overrides: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> str:
+    """The name by which sweep.json knows a trial with these values, if it does: it begins with what the file gave.
+
+    Sweeps of before named their trials in the order of the flags, and as those spelt the values.
+    """
+    values = json.loads(json.dumps(overrides))
+    names = [each["name"] for each in known if each["overrides"] == values and begins_with(each["name"], given)]
+    return names[0] if names and name not in names else name
+
+
+def begins_with(name: str, given: str) -> bool:
+    return not given or name == given or name.startswith(f"{given},")
 
 
 def folder_name(name: str) -> str:
@@ -237,7 +258,8 @@ def started(workdir: Path, name: str) -> bool:
 def noted(path: Path) -> list[dict[str, Any]]:
     """The trials of earlier commands in the same folder. Raises Refused for a damaged file."""
     try:
-        return json.loads(path.read_text())["trials"] if path.is_file() else []
+        trials = json.loads(path.read_text())["trials"] if path.is_file() else []
+        return [{"name": trial["name"], "overrides": trial["overrides"]} for trial in trials]
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{path} is damaged: delete it, and the same command writes it again") from error
 
