@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from deberta_jax import errors
+from deberta_jax import errors, flags
 from deberta_jax.sweep.process import LOCK
 from deberta_jax.sweep.trial import Record, read_record, record_of, write_record
 from deberta_jax.tools import sweep
@@ -121,6 +121,20 @@ def test_more_trials_at_a_time_than_gpus_are_refused_before_anything_is_written(
     said = refusal(capsys, *QUICK, "--grid=seed=0,1", "--parallel=2", f"--workdir={tmp_path / 'sweep'}")
     assert "--parallel=2, but this machine has 1 GPUs" in said
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_quoted_value_is_what_a_flag_without_the_shell_s_quotes_says(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from configs.quickstart import get_config")
+    command = [f"--config={path}", "--metric=a:max", "--workdir=x", "--grid=init_from='runs/a,b','c'"]
+    plan = sweep.plan_of([*command, """--grid=model.pos_att_type="c2p,p2c",('c2p',)"""])
+    found = [(trial.settings["init_from"], trial.settings["model.pos_att_type"]) for trial in plan.trials]
+    assert found == [(start, terms) for start in ("runs/a,b", "c") for terms in (("c2p", "p2c"), ("c2p",))]
+    loaded = flags.load_config(
+        [f"--config={path}", "--config.init_from=runs/a,b", "--config.model.pos_att_type=c2p,p2c"]
+    )
+    assert plan.trials[0].settings["init_from"] == loaded.config.init_from
+    assert plan.trials[0].settings["model.pos_att_type"] == loaded.config.model.pos_att_type
 
 
 def test_a_plan_knows_whole_numbers_and_how_many_steps_there_are():

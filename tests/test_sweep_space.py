@@ -10,8 +10,8 @@ from deberta_jax.sweep import space
 from deberta_jax.sweep.space import Setting
 
 
-def spanned(*, file=(), grid=(), zip_=(), range_=(), draws=None, whole=()) -> list[Setting]:
-    return space.settings(file, grid, zip_, range_, draws, whole)
+def spanned(*, file=(), grid=(), zip_=(), range_=(), draws=None, whole=(), text=()) -> list[Setting]:
+    return space.settings(file, grid, zip_, range_, draws, whole, text)
 
 
 def values(found: list[Setting]) -> list[dict]:
@@ -99,6 +99,19 @@ def test_keys_of_whole_numbers_get_whole_numbers():
 )
 def test_values_are_split_at_commas_outside_of_brackets_and_quotes(listed, wanted):
     assert space.split_values(listed) == wanted
+
+
+@pytest.mark.parametrize("flag", ["grid", "zip_"])
+def test_quotes_hold_text_together_and_are_not_part_of_it(flag):
+    given = """run='a,b',"(",c,'',see 'x','a' 'b'"""
+    texts = ["a,b", "(", "c", "", "see 'x'", "'a' 'b'"]
+    assert [point["run"] for point in values(spanned(**{flag: [f"config.{given}"], "text": ["run"]}))] == texts
+    kept = ["'a,b'", '"("', "c", "''", "see 'x'", "'a' 'b'"]  # a key without a type reads them as Python's
+    assert [point["run"] for point in values(spanned(**{flag: [given], "text": ["other"]}))] == kept
+
+
+def test_the_text_of_a_file_needs_no_quotes_and_keeps_what_it_has():
+    assert values(spanned(file=[{"run": "'a'"}], text=["run"])) == [{"run": "'a'"}]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ A config file with a function get_sweep() gives settings of its own: dictionarie
 multiply.
 """
 
+import functools
 import itertools
 import math
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,16 +49,19 @@ def settings(
     ranges: Sequence[str],
     draws: int | None,
     whole: Iterable[str] = (),
+    text: Iterable[str] = (),
 ) -> list[Setting]:
     """Every point that flags and file span, the last grid running fastest.
 
-    `of_file`: what get_sweep() returned. `whole`: keys that hold whole numbers. Raises Refused for flags that span
-    nothing: a key twice, zips of different lengths, a range without a number of draws.
+    `of_file`: what get_sweep() returned. `whole`: keys that hold whole numbers; `text`: keys that hold text, or several
+    texts. Raises Refused for flags that span nothing: a key twice, zips of different lengths, a range without a number
+    of draws.
     """
     axes = [[_of_file(entry) for entry in of_file]] if of_file else []
-    axes += [_zipped(zips)] if zips else []
+    listed = functools.partial(_key_and_texts, text=frozenset(text))
+    axes += [_zipped(zips, listed)] if zips else []
     axes += [_drawn(ranges, draws, frozenset(whole))] if ranges or draws is not None else []
-    axes += [[Setting("", {key: text}) for text in texts] for key, texts in map(_key_and_texts, grids)]
+    axes += [[Setting("", {key: text}) for text in texts] for key, texts in map(listed, grids)]
     if not axes:
         raise Refused(
             "nothing to sweep: give --grid=KEY=A,B, --zip, --random with --range, or a config with get_sweep()"
@@ -97,12 +102,19 @@ def name_of(values: Mapping[str, str], before: str = "") -> str:
     return ",".join(filter(None, [before, *(f"{key}={values[key]}" for key in sorted(values))]))
 
 
-def _key_and_texts(flag: str) -> tuple[str, list[str]]:
+def _key_and_texts(flag: str, text: frozenset[str]) -> tuple[str, list[str]]:
     key, equals, listed = flag.partition("=")
     texts = split_values(listed)
     if not (key and equals and texts):
         raise Refused(f"{flag!r} sweeps nothing: KEY=VALUE,VALUE is expected")
-    return key.removeprefix("config."), texts
+    key = key.removeprefix("config.")
+    return key, [unquoted(value) for value in texts] if key in text else texts
+
+
+def unquoted(value: str) -> str:
+    """Text without the quotes around it: as a shell's, they hold it together and do not belong to it."""
+    found = re.fullmatch(r"""(['"])((?:(?!\1).)*)\1""", value)
+    return found[2] if found else value
 
 
 def split_values(listed: str) -> list[str]:
@@ -126,8 +138,8 @@ def split_values(listed: str) -> list[str]:
     return texts if listed.strip() else []
 
 
-def _zipped(flags: Sequence[str]) -> list[Setting]:
-    columns = dict(map(_key_and_texts, flags))
+def _zipped(flags: Sequence[str], listed: Callable[[str], tuple[str, list[str]]]) -> list[Setting]:
+    columns = dict(map(listed, flags))
     if len(columns) < len(flags):
         raise Refused("--zip names a key twice")
     lengths = {key: len(texts) for key, texts in columns.items()}

@@ -95,7 +95,8 @@ def plan_of(argv: list[str]) -> Plan:
     values = flags.leaves(flags.read_config(split.source, split.assignments).config)
     whole = {key for key, value in values.items() if isinstance(value, int)}
     of_file = space.checked(flags.read_sweep(split.source), split.source)
-    found = space.settings(of_file, args.grid, args.zip, args.range, args.random, whole)
+    text = {key for key, value in values.items() if isinstance(value, (str, tuple))}
+    found = space.settings(of_file, args.grid, args.zip, args.range, args.random, whole, text)
     known = noted(args.workdir / SWEEP)
     trials, steps = zip(*(checked_trial(split, setting, known) for setting in found), strict=True)
     _check_different(trials)
