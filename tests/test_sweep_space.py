@@ -85,6 +85,26 @@ def test_keys_of_whole_numbers_get_whole_numbers():
     assert all("." in point["lr"] for point in found)
 
 
+@pytest.mark.parametrize("draws", [1, 3, 9, 11])
+def test_what_was_drawn_is_not_drawn_again(draws):
+    def points(count: int, *ranges: str) -> list[tuple[str, ...]]:
+        return [tuple(point.values()) for point in values(spanned(range_=ranges, draws=count, whole=["a", "b"]))]
+
+    found = points(draws, "a=linear:10:20")
+    assert len(set(found)) == draws and {value for (value,) in found} <= {str(number) for number in range(10, 21)}
+    assert points(11, "a=linear:10:20")[:draws] == found
+    pairs = points(4 * draws // 3, "a=linear:0:3", "b=linear:0:3")
+    assert len(set(pairs)) == 4 * draws // 3
+    assert draws < 9 or len({first for first, _ in pairs}) < len(pairs)  # a value may come again, a point may not
+
+
+def test_more_draws_than_there_are_values_are_refused_with_their_number():
+    with pytest.raises(Refused, match=r"^--random=12: 1\d\d\d draws gave 11 different points: ask for no more$"):
+        spanned(range_=["a=linear:10:20"], draws=12, whole=["a"])
+    with pytest.raises(Refused, match="gave 2 different points"):
+        spanned(range_=["a=linear:0.5:0.5001"], draws=3)
+
+
 @pytest.mark.parametrize(
     ("listed", "wanted"),
     [
@@ -148,6 +168,7 @@ def test_a_value_is_written_so_that_it_reads_back_as_itself(value, text):
         ({"zip_": ["a=1", "a=2"]}, "--zip names a key twice"),
         ({"draws": 3}, "--random=N and --range=KEY=log:A:B belong together"),
         ({"range_": ["lr=log:1:2"]}, "--random=N and --range=KEY=log:A:B belong together"),
+        ({"range_": ["lr=log:1:2", "config.lr=log:3:4"], "draws": 1}, "--range names a key twice"),
         ({"range_": ["lr=log:1:2"], "draws": 0}, "--random must be at least 1, got 0"),
         ({"range_": ["lr=lgo:1:2"], "draws": 1}, "no scale 'lgo', did you mean 'log'?; there are log, linear"),
         ({"range_": ["lr=log:1"], "draws": 1}, "--range=lr=log:1: KEY=log:LOW:HIGH"),

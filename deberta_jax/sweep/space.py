@@ -23,6 +23,7 @@ from deberta_jax.errors import Refused, nearest
 NAME = "name"  # of a setting of get_sweep(): what its runs are called
 SCALES = ("log", "linear")
 DIGITS = 4  # significant ones of a drawn value: it is to be read and typed
+MISSES = 1000  # draws in a row that were drawn before: there is hardly anything left
 
 
 class Setting(NamedTuple):
@@ -155,7 +156,18 @@ def _drawn(flags: Sequence[str], draws: int | None, whole: frozenset[str]) -> li
     if draws < 1:
         raise Refused(f"--random must be at least 1, got {draws}")
     ranges = list(map(range_of, flags))
-    return [Setting("", {r.key: drawn(r, number, r.key in whole) for r in ranges}) for number in range(draws)]
+    if len({each.key for each in ranges}) < len(ranges):
+        raise Refused("--range names a key twice")
+    points: dict[tuple[str, ...], None] = {}  # in the order in which they were first drawn
+    number = newest = 0
+    while len(points) < draws:
+        point = tuple(drawn(each, number, each.key in whole) for each in ranges)
+        newest = newest if point in points else number
+        points[point] = None
+        number += 1
+        if number - newest > MISSES:
+            raise Refused(f"--random={draws}: {number} draws gave {len(points)} different points: ask for no more")
+    return [Setting("", dict(zip((each.key for each in ranges), point, strict=True))) for point in points]
 
 
 def range_of(flag: str) -> Range:
@@ -176,7 +188,7 @@ def range_of(flag: str) -> Range:
 
 
 def drawn(where: Range, number: int, whole: bool) -> str:
-    """Value number `number` of a range: a function of key and number, so that more draws begin with the same ones."""
+    """Draw number `number` of a range: a function of key and number, so that more draws begin with the same ones."""
     share = np.random.default_rng([zlib.crc32(where.key.encode()), number]).random()
     if where.scale == "log":
         value = where.low * (where.high / where.low) ** share
