@@ -1,9 +1,12 @@
 """What a sweep shows while it runs, on a screen and in a log."""
 
+import contextlib
 import fcntl
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from rich.console import Console
@@ -33,6 +36,12 @@ def sweep(tmp_path):
     with (tmp_path / "three" / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield tmp_path
+
+
+@pytest.fixture
+def full_disk() -> Iterator[TextIO]:
+    with contextlib.suppress(OSError), open("/dev/full", "w") as file:  # what it holds back fails again at its end
+        yield file
 
 
 def board(workdir: Path, screen: io.StringIO, height: int | None) -> Board:
@@ -78,3 +87,16 @@ def test_a_small_screen_shows_what_runs(sweep):
     with board(sweep, screen, 8) as shown:
         shown.show()
         assert list(rows_of(screen.getvalue())) == ["three", "two"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_screen_that_cannot_be_written_ends_nothing_and_is_told_afterwards(terminal, sweep, full_disk):
+    trials = [Trial(name, {}, ()) for name in NAMES]
+    console = Console(file=full_disk, force_terminal=terminal, width=100, height=40)
+    with Board(trials, sweep, [0] * 5, "eval/loss", console) as shown:
+        shown.show()
+        shown.show()
+    assert shown.fault.startswith("the table of trials could not be shown: No space left on device: ")
+    console.file = io.StringIO()
+    shown.show()
+    assert shown.fault == ""  # it was for a moment

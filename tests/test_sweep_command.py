@@ -1,5 +1,6 @@
 """tools.sweep: checks before anything starts, and a real sweep with a trial that fails and one that is killed."""
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -10,12 +11,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import pytest
+from rich.console import Console
 
 from deberta_jax import errors, flags
 from deberta_jax.sweep.process import LOCK
@@ -331,7 +333,7 @@ def test_where_trials_went_wrong_a_metric_that_nobody_has_is_told_if_it_could_ha
     for trial, metric_is_told in zip(plan.trials, (True, False), strict=True):
         write_record(tmp_path / trial.name, Record("failed", 1, "failed: x", 1.0, list(trial.flags)))
         with pytest.raises(errors.Failed, match=r"trials did not end well: seed=0 \(failed: failed: x\)") as raised:
-            sweep.conclude(plan, stopped=False)
+            sweep.conclude(plan, {}, stopped=False, fault="")
         assert ("no run has 'eval/loss'" in str(raised.value)) == metric_is_told
 
 
@@ -340,13 +342,13 @@ def test_after_a_signal_what_is_left_is_told_and_what_ended_is_concluded(tmp_pat
     plan = sweep.plan_of([*QUICK, "--grid=seed=0,1,2", f"--workdir={tmp_path}"])
     done_trials(plan, {"step": 1, "eval/loss": 1.0})
     sweep.note(plan, "python -m deberta_jax.tools.sweep")
-    sweep.conclude(plan, stopped=True)  # it came when the last one had ended
+    sweep.conclude(plan, {}, stopped=True, fault="")  # it came when the last one had ended
     assert capsys.readouterr().out.splitlines()[0] == "3 runs: 3 done"
     for number, state in ((0, "failed"), (1, "stopped")):
         trial = plan.trials[number]
         write_record(tmp_path / trial.name, Record(state, 1, "", 1.0, list(trial.flags)))
     with pytest.raises(errors.Stopped, match="^1 of 3 trials are left: run the same command to go on$"):
-        sweep.conclude(plan, stopped=True)
+        sweep.conclude(plan, {}, stopped=True, fault="")
 
 
 def test_a_later_command_in_the_same_folder_adds_its_trials(tmp_path, capsys):
@@ -407,6 +409,56 @@ def test_a_damaged_note_of_the_sweep_is_refused(text, tmp_path, capsys):
     done_trials(sweep.plan_of(command), {"step": 1, "eval/loss": 1.0})
     (tmp_path / "sweep.json").write_text(text)
     assert "sweep.json is damaged: delete it" in refusal(capsys, *command)
+
+
+STAND_IN = """
+import sys
+from pathlib import Path
+
+flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+(Path(flags["workdir"]) / "metrics.jsonl").write_text('{"step": 1, "eval/loss": 1.5}\\n')
+"""
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch) -> list[str]:
+    """A command whose trials are those of a stand-in for train.py in the current folder, and end at once."""
+    (tmp_path / "train.py").write_text(STAND_IN)
+    monkeypatch.chdir(tmp_path)
+    return [f"--config={ROOT}/configs/quickstart.py", "--metric=eval/loss:min", "--workdir=sweep"]
+
+
+def test_where_a_trial_s_folder_cannot_be_written_the_others_are_run_and_reported(quick, tmp_path, capsys):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "seed=1").write_text("")
+    assert errors.run(sweep.main, [*quick, "--grid=seed=0,1,2"]) == 1
+    out, err = capsys.readouterr()
+    said = "seed=1 (stopped: File exists: sweep/seed=1; the same command goes on with it)"
+    assert err.splitlines()[-1] == f"failed: 1 of 3 trials did not end well: {said}"
+    assert out.splitlines()[0] == "3 runs: 2 done, 1 not run"
+
+
+@pytest.fixture
+def full_disk() -> Iterator[TextIO]:
+    with contextlib.suppress(OSError), open("/dev/full", "w") as file:  # what it holds back fails again at its end
+        yield file
+
+
+def test_a_table_that_cannot_be_shown_is_told_when_all_is_done(quick, full_disk, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "Console", lambda stderr: Console(file=full_disk))
+    assert errors.run(sweep.main, [*quick, "--grid=seed=0,1"]) == 1
+    out, err = capsys.readouterr()
+    said = "failed: the table of trials could not be shown: No space left on device: a file that was being written"
+    assert err.splitlines() == [said] and out.splitlines()[0] == "2 runs: 2 done"
+
+
+def test_a_report_that_cannot_be_written_is_told_beside_the_trials(quick, tmp_path, capsys):
+    (tmp_path / "sweep" / "report").mkdir(parents=True)
+    (tmp_path / "sweep" / "report" / "report.html.tmp").mkdir()
+    assert errors.run(sweep.main, [*quick, "--grid=seed=0,1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "failed: the report could not be written: Is a directory: sweep/report/report.html.tmp"
+    )
 
 
 # One program for all, compiled once: seed and learning rate would be constants in it, that of the evaluation is not.

@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from deberta_jax.errors import Refused
-from deberta_jax.sweep.local import GPUS, Part, gpus_of, parts_of_machine, run_here
+from deberta_jax.sweep.local import GPUS, Part, Signals, gpus_of, parts_of_machine, run_here
 from deberta_jax.sweep.process import Start, held
 from deberta_jax.sweep.trial import DONE, FAILED, RUNNING, STOPPED, Record, Trial, read_record
 from runs import ROOT, finish, wait_for
 
 STAND_IN = """
-import os, signal, sys, time
+import os, shutil, signal, sys, time
 from pathlib import Path
 
 flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
@@ -34,6 +34,9 @@ if do == "garble":
     os.write(1, b"\\xff\\n")
 if do in ("refuse", "garble"):
     sys.exit("refused: no such label")
+if do == "vanish":
+    shutil.rmtree(workdir)
+    sys.exit()
 if do == "be killed":
     os.kill(os.getpid(), signal.SIGKILL)
 while do in ("save", "wait") and not came and not Path("enough").exists():
@@ -108,6 +111,31 @@ def test_one_that_fails_or_is_killed_stops_nothing_and_all_is_on_record(root):
         assert read_record(root / "sweep" / name) == record
         assert record.flags[1] == "--x=1" and 0 <= record.seconds < 60
     assert (root / "sweep" / "second" / "log.txt").read_text() == "step 1\nrefused: no such label\n"
+
+
+def test_a_full_disk_and_a_lost_folder_stop_their_own_trials_only_and_are_words(root):
+    (root / "sweep" / "full").mkdir(parents=True)
+    (root / "sweep" / "full" / "trial.json.tmp").symlink_to("/dev/full")
+    (root / "sweep" / "file").write_text("")
+    asked = trials(full="end", file="end", gone="vanish", last="end")
+    found, stopped = run_here(asked, root / "sweep", 2, lambda: None)
+    assert not stopped and {name: record.state for name, record in found.items()} == {
+        **{"full": STOPPED, "file": STOPPED, "gone": STOPPED, "last": DONE}
+    }
+    assert found["full"].error.startswith("No space left on device: ")
+    assert found["file"].error.startswith(f"File exists: {root}/sweep/file; the same command goes on with it")
+    assert found["gone"].error.startswith(f"No such file or directory: {root}/sweep/gone/")
+    assert found["last"] == read_record(root / "sweep" / "last") and lines(root / "ended.txt") == ["last"]
+
+
+def test_of_a_start_that_went_wrong_no_process_is_left_and_the_record_is_on_disk(root):
+    (trial,) = trials(one="wait")
+    start = Start(trial, root / "one", os.environ, frozenset({10**6}))  # a core that no machine has
+    with Signals() as signals:
+        record = signals.watching(start)
+    assert not held(root / "one") and lines(root / "ended.txt") == []
+    assert (record.state, record.error.partition(":")[0]) == (STOPPED, "Invalid argument")
+    assert read_record(root / "one") == record
 
 
 def test_what_a_run_prints_need_not_be_text(root):

@@ -1,6 +1,6 @@
 """The table that a sweep shows while it runs; where nobody looks, in a log, a line whenever a trial's state changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deberta_jax.sweep.process import held
+from deberta_jax.sweep.process import held, words_of
 from deberta_jax.sweep.tail import last_line
 from deberta_jax.sweep.trial import DONE, FAILED, RUNNING, STOPPED, Trial, read_record
 
@@ -18,27 +18,41 @@ PROGRESS = "loss"  # whose lines say how far a run is
 
 
 class Board:
-    """Shows the states of trials; `steps` are what each of them has to do, 0 where that is not known."""
+    """Shows the states of trials; `steps` are what each of them has to do, 0 where that is not known.
+
+    A file or screen that cannot be read or written ends no trial: `fault` says so after the last look, "" without one.
+    """
 
     def __init__(self, trials: Sequence[Trial], workdir: Path, steps: Sequence[int], metric: str, console: Console):
         self._trials, self._workdir, self._metric = trials, workdir, metric
         self._steps = dict(zip((trial.name for trial in trials), steps, strict=True))
         self._said: dict[str, str] = {}
+        self.fault = ""
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Board":
         if self._console.is_terminal:
-            self._live.start()
+            self._attempt(self._live.start)
         return self
 
     def __exit__(self, *_) -> None:
         self.show()
         if self._console.is_terminal:
-            self._live.stop()
+            self._attempt(self._live.stop)
 
     def show(self) -> None:
         """Brings the table up to date, or says what has changed."""
+        self.fault = ""
+        self._attempt(self._show)
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as error:
+            self.fault = f"the table of trials could not be shown: {words_of(error)}"
+
+    def _show(self) -> None:
         states = {trial.name: self._state(trial) for trial in self._trials}
         if self._console.is_terminal:
             self._live.update(self._table(states), refresh=True)

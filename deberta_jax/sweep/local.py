@@ -123,12 +123,14 @@ class Signals:
             signal.signal(number, handler)
 
     def watching(self, start: Start) -> Record:
-        """Runs `start`, and stops it where a signal comes or has come."""
+        """Runs `start`, and stops it where a signal comes or has come; a full disk or lost folder stops it alone."""
         self._starts.add(start)
         try:
             if self.came.is_set():
                 start.stop()
             return start.run()
+        except OSError as error:
+            return start.lost(error)
         finally:
             self._starts.discard(start)
 

@@ -49,6 +49,19 @@ class Start:
         if self.alive():
             self._process.send_signal(signal.SIGTERM)
 
+    def lost(self, error: OSError) -> Record:
+        """The record of a start whose own files could not be written or read; it is on disk if that can be.
+
+        The process ends first, if there is one.
+        """
+        self.stop()
+        while self.alive():
+            time.sleep(POLL)
+        record = record_of(self.trial, STOPPED, None, f"{words_of(error)}; the same command goes on with it", None)
+        with contextlib.suppress(OSError):
+            write_record(self.folder, record)
+        return record
+
     def begun(self) -> bool:
         """Whether the process was started."""
         return self._process is not None
@@ -84,6 +97,11 @@ class Start:
                 os.sched_setaffinity(self._process.pid, self._cores)
         if self._stopping:  # while it was being started
             self.stop()
+
+
+def words_of(error: OSError) -> str:
+    """No space left on device: FILE."""
+    return f"{error.strerror or error}: {error.filename or 'a file that was being written'}"
 
 
 @contextlib.contextmanager

@@ -77,8 +77,8 @@ def main(argv: list[str]) -> None:
     with held(workdir):
         note(plan, shlex.join(["python", "-m", "deberta_jax.tools.sweep", *argv]))
         with Board(plan.trials, workdir, plan.steps, plan.metric.key, Console(stderr=True)) as board:
-            _, stopped = launch(unfinished(plan), board.show)
-        conclude(plan, stopped)
+            ended, stopped = launch(unfinished(plan), board.show)
+        conclude(plan, ended, stopped, board.fault)
 
 
 def plan_of(argv: list[str]) -> Plan:
@@ -265,27 +265,31 @@ def noted(path: Path) -> list[dict[str, Any]]:
         raise Refused(f"{path} is damaged: delete it, and the same command writes it again") from error
 
 
-def conclude(plan: Plan, stopped: bool) -> None:
+def conclude(plan: Plan, ended: Mapping[str, Record], stopped: bool, fault: str) -> None:
     """Writes the report and prints its table, the best trials first.
 
-    Raises Stopped where a signal has left some, Failed where trials did not end well, Refused where none has the
-    metric.
+    `ended` are the records of this start, which a full disk may lack; `fault` is what went wrong beside the trials.
+    Raises Stopped where a signal has left some, Failed where trials or something else did not end well, Refused where
+    none has the metric.
     """
     workdir = plan.args.workdir
     if stopped and (left := unfinished(plan)):
         raise Stopped(f"{len(left)} of {len(plan.trials)} trials are left: run the same command to go on")
-    records = {trial.name: read_record(workdir / trial.name) for trial in plan.trials}
+    records = {trial.name: read_record(workdir / trial.name) for trial in plan.trials} | ended
     wrong = {name: record for name, record in records.items() if record is None or record.state != DONE}
-    faults = [f"{len(wrong)} of {len(records)} trials did not end well: {'; '.join(map(fault, wrong.items()))}"]
+    said = f"{len(wrong)} of {len(records)} trials did not end well: {'; '.join(map(fault_of, wrong.items()))}"
+    faults = [said] * bool(wrong) + [fault] * bool(fault)
     try:
         study = report.make([workdir], plan.metric, workdir / REPORT)
         if len(wrong) < len(records):
             require_measured(plan.metric.key, study.runs)
     except Refused as error:
-        if not wrong:
+        if not faults:
             raise
         faults.append(str(error))
-    if wrong:
+    except OSError as error:
+        faults.append(f"the report could not be written: {process.words_of(error)}")
+    if faults:
         raise Failed("; ".join(faults))
 
 
@@ -296,7 +300,7 @@ def require_measured(key: str, runs: Sequence[Run]) -> None:
         raise Refused(f"--metric: no run has {key!r}{nearest(key, known)}; there are {', '.join(known)}")
 
 
-def fault(entry: tuple[str, Record | None]) -> str:
+def fault_of(entry: tuple[str, Record | None]) -> str:
     """What went wrong with a trial, for a list of them."""
     name, record = entry
     return f"{name} ({record.state}: {record.error})" if record else f"{name} (not begun)"
