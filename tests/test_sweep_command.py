@@ -428,6 +428,29 @@ def quick(tmp_path, monkeypatch) -> list[str]:
     return [f"--config={ROOT}/configs/quickstart.py", "--metric=eval/loss:min", "--workdir=sweep"]
 
 
+def test_parallel_is_how_many_trials_run_at_a_time(quick, tmp_path):
+    """Each waits for another one beside it, and then a moment, in which a third one might come."""
+    waits = """
+import time
+def note(what):
+    with open("events.txt", "a") as events:
+        events.write(what + "\\n")
+note("began")
+deadline = time.monotonic() + 20
+while Path("events.txt").read_text().count("began") < 2:
+    if time.monotonic() > deadline:
+        sys.exit("refused: it is alone")
+    time.sleep(0.01)
+time.sleep(0.3)
+note("ended")
+"""
+    (tmp_path / "train.py").write_text(STAND_IN + waits)
+    assert errors.run(sweep.main, [*quick, "--grid=seed=0,1,2,3", "--parallel=2"]) == 0
+    events = (tmp_path / "events.txt").read_text().split()
+    alive = [events[:at].count("began") - events[:at].count("ended") for at in range(len(events) + 1)]
+    assert max(alive) == 2 and alive[-1] == 0
+
+
 def test_where_a_trial_s_folder_cannot_be_written_the_others_are_run_and_reported(quick, tmp_path, capsys):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "seed=1").write_text("")

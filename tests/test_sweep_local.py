@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,6 +209,30 @@ def test_a_sweep_that_waits_for_another_trial_can_be_stopped(root, sweep):
     assert read_record(root / "sweep" / "one").state == RUNNING
     (root / "enough").write_text("")
     assert finish(first).stdout == "False {'one': 'done'}\n"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_that_comes_while_a_process_is_being_started_stops_it(moment, root, monkeypatch):
+    class Interrupted(subprocess.Popen):
+        """Whom the signal meets when nothing is there to be stopped yet, or nobody knows of it."""
+
+        def __init__(self, *args, **settings):
+            if moment == "before":
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().__init__(*args, **settings)
+            if moment == "after":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    late = threading.Timer(20, (root / "enough").touch)  # what nobody stops comes to its end, too
+    late.start()
+    with Signals() as signals:
+        record = signals.watching(Start(trials(one="wait")[0], root / "one", os.environ, frozenset()))
+        assert signals.came.is_set()
+        after = signals.watching(Start(trials(two="end")[0], root / "two", os.environ, frozenset()))
+    late.cancel()
+    assert (record.state, record.exit_code) == (STOPPED, -signal.SIGTERM)
+    assert after.error == "it was stopped before it began" and "two" not in lines(root / "started.txt")
 
 
 def test_a_start_that_was_stopped_before_begins_nothing(root):

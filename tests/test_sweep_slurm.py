@@ -16,10 +16,12 @@ import psutil
 import pytest
 import submitit
 
+from deberta_jax import errors
 from deberta_jax.errors import Refused
 from deberta_jax.sweep.process import LOCK
 from deberta_jax.sweep.slurm import TrialJob, executor_of, on_their_way, run_there
 from deberta_jax.sweep.trial import DONE, FAILED, STOPPED, Trial, read_record
+from deberta_jax.tools import sweep
 from runs import PATIENCE, ROOT
 from test_sweep_local import STAND_IN, lines
 
@@ -205,6 +207,9 @@ def test_a_job_that_is_preempted_saves_its_state_and_goes_on(root):
         ("nodes=2", "--slurm=nodes=2: a trial is one process"),
         ("ntasks_per_node=8", "--slurm=ntasks_per_node=8: a trial is one process"),
         ("partitoin=gpu", "Unknown argument 'partitoin'"),
+        ("tasks_per_node=4", "--slurm=tasks_per_node=4: a trial is one process"),
+        ("timeout_min=1h", "--slurm=timeout_min=1h: a whole number of minutes is expected"),
+        ("additional_parameters=x", "--slurm=additional_parameters=x: give each of them by itself"),
         ("time=1-00:00", "--slurm=time=1-00:00: a whole number of minutes is expected"),
     ],
 )
@@ -220,6 +225,70 @@ def test_lines_of_the_script_add_up_and_other_settings_come_once(cluster):
     for settings in (["mem=1GB", "mem=2GB"], ["time=5", "timeout_min=6"]):
         with pytest.raises(Refused, match=r"--slurm=(mem|time)=\.\.\. comes twice"):
             executor_of(cluster / "sweep", settings, 1)
+
+
+def script_of(settings: list[str], parallel: int, count: int, root: Path) -> tuple[dict[str, str], list[str]]:
+    """What sbatch gets for so many trials: its options, and the lines below them."""
+    workdir = root / "my sweep"
+    executor = executor_of(workdir, settings, parallel)
+    executor.submit_array([TrialJob(trial, workdir / "x") for trial in trials(x="end") * count])
+    lines_of_it = (root / "script.sh").read_text().splitlines()
+    options = [line.removeprefix("#SBATCH --").partition("=") for line in lines_of_it if line.startswith("#SBATCH ")]
+    return {key: value for key, _, value in options}, [line for line in lines_of_it if line and line[0] != "#"]
+
+
+# What submitit says of itself, and where its logs go: everything else is a setting of a sweep.
+OWN = {"open-mode": "append", "wckey": "submitit", "nodes": "1"}
+
+
+def test_the_script_says_what_was_asked_for_and_no_more(cluster):
+    (cluster / "bin" / "sbatch").write_text('#!/bin/sh\ncat "$1" > script.sh\necho Submitted batch job 17\n')
+    log = f"{cluster}/my sweep/slurm"
+    options, commands = script_of([], 3, 4, cluster)
+    assert options == OWN | {
+        "array": "0-3%3",
+        "job-name": "'sweep-my sweep'",
+        "time": "1440",
+        "signal": "USR2@90",
+        "output": f"'{log}/%A_%a/%A_%a_0_log.out'",  # both streams: there is no --error
+    }
+    logs = f"--output '{log}/%A_%a/%A_%a_%t_log.out'"
+    command = f"{sys.executable} -u -m submitit.core._submit '{log}/%j'"
+    assert commands == ["export SUBMITIT_EXECUTOR=slurm", f"srun --unbuffered {logs} {command}"]
+
+    asked = {"partition": "gpu", "account": "lab", "qos": "high", "constraint": "'a100|h100'", "mem": "64GB"}
+    asked |= {"gpus_per_node": "1", "cpus_per_task": "8", "exclude": "n1", "ntasks_per_node": "1"}
+    settings = [f"{key}={value.strip(chr(39))}" for key, value in asked.items()]
+    settings += ["setup=module load cuda", "teardown=echo end", "srun_args=--mpi=none --label", "exclusive=true"]
+    options, commands = script_of([*settings, "setup=ulimit -n 4096", "timeout_min=90"], 3, 2, cluster)
+    said = {key.replace("_", "-"): value for key, value in asked.items()}
+    assert {key: options.pop(key) for key in (*said, "time", "exclusive", "array")} == said | {
+        **{"time": "90", "exclusive": "", "array": "0-1%2"}
+    }
+    assert options.keys() == OWN.keys() | {"job-name", "signal", "output"}
+    assert commands == [
+        *["module load cuda", "ulimit -n 4096", "export SUBMITIT_EXECUTOR=slurm"],
+        *[f"srun --unbuffered {logs} --mpi=none --label {command}", "echo end"],
+    ]
+    options, commands = script_of(["use_srun=False", "time=5", "signal_delay_s=30"], 1, 2, cluster)
+    assert commands == ["export SUBMITIT_EXECUTOR=slurm", command]
+    assert (options["time"], options["signal"], options["array"]) == ("5", "USR2@30", "0-1%1")
+
+
+def test_the_command_s_flags_reach_the_script(cluster, capsys):
+    (cluster / "train.py").write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "folder = Path(sys.argv[-1].removeprefix('--workdir='))\n"
+        """(folder / "metrics.jsonl").write_text('{"step": 1, "eval/loss": 1.5}\\n')\n"""
+    )
+    command = [f"--config={ROOT}/configs/quickstart.py", "--metric=eval/loss:min", "--workdir=sweep"]
+    command += ["--grid=seed=0,1,2", "--executor=slurm", "--parallel=2", "--slurm=partition=gpu"]
+    assert errors.run(sweep.main, command) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "3 runs: 3 done"
+    script = (cluster / "script.sh").read_text()
+    assert "--array=0-2%2\n" in script and "--partition=gpu\n" in script
+    records = [read_record(cluster / "sweep" / f"seed={seed}") for seed in range(3)]
+    assert [record.digest for record in records] == [trial.digest for trial in sweep.plan_of(command).trials]
 
 
 def test_what_sbatch_refuses_is_said(cluster):

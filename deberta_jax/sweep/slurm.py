@@ -38,6 +38,7 @@ REFRESH = 2.0  # seconds between looks at the jobs
 LISTS = ("setup", "teardown")  # settings that are lines of the script
 TASKS = ("nodes", "ntasks_per_node", "tasks_per_node")
 MINUTES = ("time", "timeout_min")
+BOOLEANS = {"true": True, "false": False}  # as of exclusive and use_srun; the text "False" would be true
 DEFAULTS = {"time": 24 * 60, "stderr_to_stdout": True}
 
 
@@ -100,8 +101,12 @@ def _setting(text: str) -> tuple[str, Any]:
         raise Refused(f"--slurm={text}: a trial is one process")
     if key == "srun_args":
         return key, shlex.split(value)
+    if key == "additional_parameters":
+        raise Refused(f"--slurm={text}: give each of them by itself")
     if key in MINUTES and not value.isdigit():
         raise Refused(f"--slurm={text}: a whole number of minutes is expected")
+    if value.lower() in BOOLEANS:
+        return key, BOOLEANS[value.lower()]
     return "time" if key in MINUTES else key, int(value) if value.isdigit() else value
 
 
