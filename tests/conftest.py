@@ -6,6 +6,8 @@ The environment is set before anything imports jax; processes that tests start i
 import os
 import signal
 
+from xla_flags import FAST_TO_COMPILE
+
 # pytest-xdist's workers ignore Ctrl-C, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
@@ -13,7 +15,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # not for the tests; `runs.start` does for what it starts
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{FAST_TO_COMPILE} --xla_force_host_platform_device_count=8"
 
 import functools  # noqa: E402
 import subprocess  # noqa: E402

@@ -21,8 +21,9 @@ import numpy as np
 
 from hf_directories import make_directory
 from pages import blocks_in, pages
-from runs import FAST_TO_COMPILE, PATIENCE, ROOT
+from runs import PATIENCE, ROOT
 from short_train import MODEL
+from xla_flags import FAST_TO_COMPILE
 
 THEIRS = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}  # in config.json
 LINKED = ("benchmarks", "configs", "deberta_jax", "docs", "eval.py", "launch", "Makefile")

@@ -22,11 +22,9 @@ from deberta_jax.flags import load_config
 from deberta_jax.train.checkpoint import Checkpoints
 from deberta_jax.train.session import CHECKPOINTS
 from deberta_jax.train.state import TrainState
+from xla_flags import FAST_TO_COMPILE
 
 ROOT = Path(__file__).parents[1]
-FAST_TO_COMPILE = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-)
 PATIENCE = 900  # seconds for a process that takes ten on a machine of its own
 TIMES = ("tokens_per_second", "examples_per_second", "data_wait_seconds")  # the metrics that no two runs share
 TINY = {

@@ -15,7 +15,8 @@ from benchmarks import embedding_sharing
 from deberta_jax import errors
 from deberta_jax.data.prepared import read_manifest
 from deberta_jax.reports import curves
-from runs import FAST_TO_COMPILE, PATIENCE, ROOT, TINY, finish, wait_for
+from runs import PATIENCE, ROOT, TINY, finish, wait_for
+from xla_flags import FAST_TO_COMPILE
 
 PRETENDED = """
 import json, os, signal, sys, time

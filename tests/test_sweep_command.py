@@ -23,7 +23,8 @@ from deberta_jax import errors, flags
 from deberta_jax.sweep.process import LOCK
 from deberta_jax.sweep.trial import Record, read_record, record_of, write_record
 from deberta_jax.tools import sweep
-from runs import FAST_TO_COMPILE, ROOT, finish, tiny_flags, wait_for
+from runs import ROOT, finish, tiny_flags, wait_for
+from xla_flags import FAST_TO_COMPILE
 
 QUICK = ("--config=configs/quickstart.py", "--metric=eval/loss:min")
 
