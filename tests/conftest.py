@@ -51,6 +51,12 @@ def prepared(documents: list[str], spm_dir: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen]:
-    """`runs.start` for processes that share one compilation cache: of equal programs only the first compiles."""
-    return functools.partial(start, cache=tmp_path_factory.mktemp("compiled"))
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of compiled programs that processes share: of equal programs only the first compiles."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session")
+def launch(compiled: Path) -> Callable[..., subprocess.Popen]:
+    """`runs.start` for processes that share one compilation cache."""
+    return functools.partial(start, cache=compiled)
