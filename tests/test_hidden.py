@@ -8,7 +8,7 @@ import pytest
 from deberta_jax.train.hidden import hidden
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("tensorflow", "torch", "transformers")
+HEAVY = ("tensorflow", "torch", "transformers", "matplotlib", "pyarrow")
 
 
 def test_a_hidden_package_is_not_found_and_found_again_afterwards(tmp_path, monkeypatch):
@@ -25,7 +25,7 @@ def test_a_hidden_package_is_not_found_and_found_again_afterwards(tmp_path, monk
     assert sys.modules.pop("seldom_imported") is seldom_imported
 
 
-def test_training_imports_no_other_framework(tmp_path):
+def test_training_starts_without_other_frameworks_and_what_draws_and_reads_documents(tmp_path):
     """Each of them is installed and would announce its import."""
     for name in HEAVY:
         (tmp_path / f"{name}.py").write_text(f"print('imported {name}')\n")

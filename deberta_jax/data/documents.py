@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow
-import pyarrow.parquet
-
 from deberta_jax.data.builtin import builtin_pages, standard_library
 from deberta_jax.errors import Refused, nearest, refuse_remote
 
@@ -119,6 +116,8 @@ def _json_text(line: str, field: str, where: str) -> str:
 
 
 def _parquet(path: Path, field: str, one_per_line: bool) -> Iterator[str]:
+    import pyarrow.parquet  # here: training imports this file too, and reads no documents
+
     del one_per_line  # a row is a document
     row = 0
     try:
@@ -151,6 +150,8 @@ def _reader(path: Path) -> Reader:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a text file, decompressed by its extension."""
+    import pyarrow
+
     number = 0
     compression = COMPRESSIONS[path.suffix if path.suffix in COMPRESSIONS else ""]
     try:  # an open file, not its path: pyarrow would map all of it into memory

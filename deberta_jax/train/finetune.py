@@ -19,7 +19,6 @@ from deberta_jax.config import CheckpointConfig, FinetuneConfig, TaskDataConfig
 from deberta_jax.dist import hosts
 from deberta_jax.errors import Refused
 from deberta_jax.objectives.tasks import head_of_task
-from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tasks import scoring
 from deberta_jax.tasks.batches import steps_per_epoch, train_batches
 from deberta_jax.tasks.loading import Examples, check_scorable, load_examples, open_task, read_split
@@ -264,6 +263,8 @@ def _conclude(job: Job, workdir: Path) -> None:
     """Draws the curves and says the scores of the best checkpoint."""
     if not hosts.is_lead():
         return
+    from deberta_jax.reports.curves import plot_curves  # imports Matplotlib: only where something is drawn
+
     png = workdir / "plots" / "curves.png"
     png.parent.mkdir(exist_ok=True)
     plot_curves(workdir / METRICS, png)

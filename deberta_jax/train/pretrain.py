@@ -20,7 +20,6 @@ from deberta_jax.dist import hosts
 from deberta_jax.errors import Refused
 from deberta_jax.objectives import Lexicon, Objective
 from deberta_jax.objectives.models import training_attention
-from deberta_jax.reports.curves import plot_curves
 from deberta_jax.tokenizers import Tokenizer, load_tokenizer
 from deberta_jax.train import session, storage
 from deberta_jax.train.build import Run, build_run, models_of, resolve, with_vocabulary
@@ -93,6 +92,8 @@ def _conclude(objective: Objective, workdir: Path) -> None:
     """Draws the curves and says the last held-out scores, beside what a model without parameters would reach."""
     if not hosts.is_lead():
         return
+    from deberta_jax.reports.curves import plot_curves  # imports Matplotlib: only where something is drawn
+
     png = workdir / "plots" / "curves.png"
     png.parent.mkdir(exist_ok=True)
     plot_curves(workdir / METRICS, png)
