@@ -18,15 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from deberta_jax.errors import Failed, Refused
-from deberta_jax.train.hidden import hidden
-
-with hidden("torch"):  # which tensorboardX imports wherever it is installed: two seconds of each start, for nothing
-    from tensorboardX import summary
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-    from tensorboardX.record_writer import RecordWriter
 
 SHOWN = ("loss", "accuracy", "eval/loss", "eval/accuracy", "tokens_per_second")  # on the progress bar
 QUIET_SECONDS = 30  # between two states of the bar where nobody is watching
