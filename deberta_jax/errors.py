@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, a limit on files: nobody's bug
+INTERRUPTED = 130  # as shells say of a program that Ctrl-C has ended
 
 
 class RunError(Exception):
@@ -77,7 +78,7 @@ def line_of(error: RunError) -> str:
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Calls `main(argv)`; a RunError, a full disk, a closed pipe become one line on standard error and an exit code."""
+    """Calls `main(argv)`; a RunError, a full disk, a closed pipe or Ctrl-C ends it in one line with an exit code."""
     try:
         main(argv)
         sys.stdout.flush()
@@ -88,6 +89,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would complain once more
         print(f"failed: {error.strerror}: whoever reads the output has closed it", file=sys.stderr)
         return Failed.exit_code
+    except KeyboardInterrupt:
+        print("failed: interrupted; what was not saved is lost", file=sys.stderr)
+        return INTERRUPTED
     except OSError as error:
         if error.errno not in FULL:
             raise

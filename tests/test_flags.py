@@ -1,5 +1,6 @@
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -297,6 +298,14 @@ def test_a_reader_that_has_enough_ends_a_command_in_one_line(lines):
         process.stdin.close()  # only now does it write
         said = process.stderr.read()
     assert (process.returncode, said) == (1, "failed: Broken pipe: whoever reads the output has closed it\n")
+
+
+def test_ctrl_c_ends_a_command_in_one_line(capsys):
+    def interrupted(argv):
+        signal.raise_signal(signal.SIGINT)
+
+    assert errors.run(interrupted, []) == 130
+    assert capsys.readouterr().err == "failed: interrupted; what was not saved is lost\n"
 
 
 def test_reading_a_config_imports_no_jax(config_file):
