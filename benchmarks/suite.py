@@ -4,8 +4,8 @@ python -m benchmarks.suite --output=benchmarks/results [--only=train_step_cpu,in
 
 Writes OUTPUT/NAME.json for each; on an accelerator the names end with what it is, gpu or tpu. All are run, whatever
 becomes of the others; where one failed the last line names it and the exit status is 1. On an accelerator steps are
-those of whole models in bfloat16, with attention dropout and without. Peers need requirements-torch.txt, the compiler's
-schedule requirements-libtpu.txt.
+those of whole models in bfloat16, with attention dropout and without. Peers need requirements-torch.txt, the TPU
+compiler's schedule requirements-libtpu.txt, GPUs' compiler requirements-cuda.txt.
 """
 
 import shlex
@@ -27,6 +27,7 @@ ON_CPU = {
     "input": ("input",),
     "blockwise_memory": ("blockwise_memory",),
     "tpu_schedule": ("tpu_schedule",),
+    "gpu_traffic": ("gpu_traffic",),
 }
 ON_ACCELERATOR = {
     "train_step_base": (*STEP, "--dtype=bfloat16", "--shapes=64x128,32x512,2x4096", "--torch_compile"),

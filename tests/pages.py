@@ -19,6 +19,7 @@ NEEDS = {
     "tpu": "TPU chips",
     "gpu": "a GPU",
     "libtpu": "the TPU's compiler (requirements-libtpu.txt)",
+    "cuda": "XLA's compiler for GPUs (requirements-cuda.txt)",
     "torch": "PyTorch and transformers (requirements-torch.txt)",
     "slurm": "a Slurm cluster",
     "cloud": "an account at a cloud, with its command line",
