@@ -35,4 +35,5 @@ def attend(problem: Problem) -> jax.Array:
 def bias(problem: Problem, allowed_bqk: jax.Array) -> jax.Array:
     """bfloat16 [b, h, q, k]: what is added to scale * (q . k)."""
     b_bhqk = position_scores(problem).swapaxes(0, 1) * problem.scale
+    # Not by `where`, whose array of MASKED a scan over layers would make once, whole, and read at every layer.
     return (b_bhqk + (1 - allowed_bqk[:, None].astype(jnp.float32)) * MASKED).astype(DTYPE)
