@@ -571,7 +571,7 @@ def test_a_pickle_made_to_take_for_ever_is_soon_refused(tmp_path, name):
     begin = time.process_time()  # others may have the processor
     with pytest.raises(Refused, match=r"x\.bin (is damaged|holds no dictionary of tensors)"):
         read_state(path)
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 60  # some seconds in a process full of objects; read to the end, hours
 
 
 # Archives and legacy files around the pickle.
