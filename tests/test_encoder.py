@@ -7,6 +7,7 @@ import pytest
 
 import slow_deberta
 from builders import COMPILE_FAST, packed_batch, scrambled, tiny_model
+from deberta_jax.model import attention
 from deberta_jax.model.encoder import SITE_MLP_PATH, Block, Embeddings, Encoder
 from deberta_jax.ops.dropout import Noise, drop_rows
 
@@ -235,3 +236,14 @@ def test_a_length_above_the_position_table_is_fine_without_absolute_positions():
     ids = np.random.default_rng(0).integers(5, 100, (1, 30))
     assert "position" not in params["embeddings"]
     assert np.isfinite(encode(model, params, ids, np.ones_like(ids))).all()
+
+
+@pytest.mark.parametrize("buckets", [256, 7, 0])
+@pytest.mark.parametrize("length", [1, 13, 128, 512])
+def test_the_part_of_the_table_that_is_projected_holds_all_distances_in_lines_of_eight(length, buckets):
+    cfg = tiny_model(position_buckets=buckets, max_relative_positions=512)
+    seen, row_n = attention._rows_seen(cfg, length), attention._rows(cfg, length)
+    assert seen.start >= 0 and seen.stop <= cfg.relative_rows
+    assert row_n.min() >= 0 and row_n.max() < seen.stop - seen.start
+    assert (seen.stop - seen.start) % 8 == 0 or seen.stop == cfg.relative_rows
+    assert seen.stop - seen.start < row_n.max() - row_n.min() + 1 + 2 * 8
