@@ -64,4 +64,4 @@ def test_a_scan_over_layers_keeps_one_array_of_pairs_for_each_and_makes_none_ahe
     text = jax.jit(jax.grad(stack)).lower(given.q_bqhd).as_text()
     loops = [line for line in text.splitlines() if "stablehlo.while" in line]
     carried = Counter(found for line in loops for found in set(re.findall(r"tensor<([\dx]*48x48x\w+)>", line)))
-    assert len(loops) == 2 and carried == {"4x2x3x48x48xbf16": 2}  # probabilities: written by one, read by the other
+    assert len(loops) == 2 and carried == {"4x2x3x48x48xf16": 2}  # scores: written by one, read by the other

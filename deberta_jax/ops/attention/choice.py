@@ -15,7 +15,8 @@ from deberta_jax.ops.attention.problem import Problem
 AUTO = "auto"
 # [h, q, k] arrays of longer rows fill a memory; beyond, blocks are computed twice instead.
 LONG = 1024
-LONG_FOR_CUDNN = 4096  # which keeps one such array of each layer, of bfloat16
+LONG_ON_GPUS = 2048  # of bfloat16, for which `xla` keeps two such arrays of each layer; of float32 twice the bytes
+LONG_FOR_CUDNN = 4096  # which keeps one
 
 
 class Choice(NamedTuple):
@@ -58,9 +59,14 @@ def choose(asked: str, facts: Facts) -> Choice:
         why_not = without_kernel(facts)
         return Choice("blockwise", why_not) if why_not else Choice("tpu", "the kernel")
     why_not = without_cudnn(facts)
-    if facts.length > (LONG if why_not else LONG_FOR_CUDNN):
+    if facts.length > (_longest(facts.dtype) if why_not else LONG_FOR_CUDNN):
         return Choice("blockwise", f"rows of {facts.length} tokens" + (f"; {why_not}" if why_not else ""))
     return Choice("xla", why_not) if why_not else Choice("gpu", "cuDNN")
+
+
+def _longest(dtype: jnp.dtype) -> int:
+    """For which `xla` is taken on GPUs, where it passes the memory less than half as often as `blockwise`."""
+    return LONG_ON_GPUS if dtype == gpu.DTYPE else LONG
 
 
 def without_kernel(facts: Facts) -> str | None:

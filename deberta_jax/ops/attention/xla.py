@@ -19,6 +19,8 @@ from deberta_jax.ops.attention.problem import Problem, allowed_pairs, product
 from deberta_jax.ops.dropout import dropped
 
 FAR = 1e30
+# Scores are kept with more digits than the operands have: of 16 bits float16 has the most where numbers are this small.
+KEPT = {jnp.dtype(jnp.bfloat16): jnp.float16}
 SHORT = 8  # distances of a row of the table that are gathered one by one
 
 
@@ -26,7 +28,7 @@ def attend(problem: Problem) -> jax.Array:
     """[b, q, h, d], see `problem.Problem`."""
     problem = problem.bound()
     q_hbqd, k_hbkd, v_hbkd = (x.transpose(2, 0, 1, 3) for x in (problem.q_bqhd, problem.k_bkhd, problem.v_bkhd))
-    bias_hbqk = position_scores(problem).astype(q_hbqd.dtype) if problem.terms else None
+    bias_hbqk = position_scores(problem) if problem.terms else None
     seed_hbq = None if problem.seed_bhq is None else problem.seed_bhq.swapaxes(0, 1)
     o_hbqd = biased(problem.scale, problem.rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, problem.document_bk, seed_hbq)
     return o_hbqd.transpose(1, 2, 0, 3)
@@ -39,27 +41,28 @@ def biased(scale: float, rate: float, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, documen
 
 
 def _biased_forward(scale, rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, document_bk, seed_hbq):
-    s_hbqk = scale * product("hbqd,hbkd->hbqk", q_hbqd, k_hbkd)
+    s_hbqk = product("hbqd,hbkd->hbqk", q_hbqd, k_hbkd)
     if bias_hbqk is not None:
-        s_hbqk += scale * jax.lax.optimization_barrier(bias_hbqk).astype(jnp.float32)
-    allowed_1bqk = allowed_pairs(document_bk, document_bk)[None].astype(jnp.float32)
-    # By arithmetic: what `where` puts in would be another whole array that a scan over layers keeps.
-    s_hbqk += (allowed_1bqk - 1) * FAR
-    p_hbqk = (jax.nn.softmax(s_hbqk, axis=-1) * allowed_1bqk).astype(v_hbkd.dtype)
-    o_hbqd = jnp.einsum("hbqk,hbkd->hbqd", _dropped(p_hbqk, seed_hbq, rate), v_hbkd)
+        # Behind a barrier: XLA would write the bias in float32 for cuBLAS to add the product to.
+        s_hbqk = jax.lax.optimization_barrier(s_hbqk) + bias_hbqk
+        s_hbqk = jax.lax.optimization_barrier(s_hbqk.astype(KEPT.get(q_hbqd.dtype, jnp.float32)))
+    p_hbqk = _dropped(_probabilities(scale, s_hbqk, document_bk).astype(v_hbkd.dtype), seed_hbq, rate)
+    o_hbqd = jnp.einsum("hbqk,hbkd->hbqd", p_hbqk, v_hbkd)
     bias = None if bias_hbqk is None else ()  # whether there is one
-    return o_hbqd, (q_hbqd, k_hbkd, v_hbkd, bias, seed_hbq, p_hbqk, o_hbqd)
+    return o_hbqd, (q_hbqd, k_hbkd, v_hbkd, bias, document_bk, seed_hbq, s_hbqk, o_hbqd)
 
 
 def _biased_backward(scale, rate, saved, do_hbqd):
-    q_hbqd, k_hbkd, v_hbkd, bias, seed_hbq, p_hbqk, o_hbqd = saved
-    dp_hbqk = _dropped(product("hbqd,hbkd->hbqk", do_hbqd, v_hbkd), seed_hbq, rate)
+    q_hbqd, k_hbkd, v_hbkd, bias, document_bk, seed_hbq, s_hbqk, o_hbqd = saved
+    p_hbqk = _probabilities(scale, s_hbqk, document_bk)
+    dp_hbqk = _dropped(jnp.einsum("hbqd,hbkd->hbqk", do_hbqd, v_hbkd), seed_hbq, rate)
     delta_hbq1 = (do_hbqd.astype(jnp.float32) * o_hbqd.astype(jnp.float32)).sum(-1, keepdims=True)
-    ds_hbqk = (scale * p_hbqk.astype(jnp.float32) * (dp_hbqk - delta_hbq1)).astype(q_hbqd.dtype)
+    ds_hbqk = (scale * p_hbqk * (dp_hbqk.astype(jnp.float32) - delta_hbq1)).astype(q_hbqd.dtype)
     dq_hbqd = jnp.einsum("hbqk,hbkd->hbqd", ds_hbqk, k_hbkd)
     dk_hbkd = jnp.einsum("hbqk,hbqd->hbkd", ds_hbqk, q_hbqd)
-    dv_hbkd = jnp.einsum("hbqk,hbqd->hbkd", _dropped(p_hbqk, seed_hbq, rate), do_hbqd)
-    return dq_hbqd, dk_hbkd, dv_hbkd, None if bias is None else ds_hbqk, None, None
+    p_hbqk = _dropped(p_hbqk.astype(v_hbkd.dtype), seed_hbq, rate)
+    dv_hbkd = jnp.einsum("hbqk,hbqd->hbkd", p_hbqk, do_hbqd)
+    return dq_hbqd, dk_hbkd, dv_hbkd, None if bias is None else ds_hbqk.astype(jnp.float32), None, None
 
 
 biased.defvjp(_biased_forward, _biased_backward)
@@ -67,6 +70,14 @@ biased.defvjp(_biased_forward, _biased_backward)
 
 def _dropped(x_hbqk: jax.Array, seed_hbq: jax.Array | None, rate: float) -> jax.Array:
     return x_hbqk if seed_hbq is None else dropped(x_hbqk, seed_hbq, rate)
+
+
+def _probabilities(scale: float, s_hbqk: jax.Array, document_bk: jax.Array) -> jax.Array:
+    """float32 [h, b, q, k]; zeros for a query without a key."""
+    allowed_1bqk = allowed_pairs(document_bk, document_bk)[None].astype(jnp.float32)
+    # By arithmetic: what `where` puts in would be another whole array that a scan over layers keeps.
+    s_hbqk = scale * s_hbqk.astype(jnp.float32) + (allowed_1bqk - 1) * FAR
+    return jax.nn.softmax(s_hbqk, axis=-1) * allowed_1bqk
 
 
 def position_scores(problem: Problem) -> jax.Array:
