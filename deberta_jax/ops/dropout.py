@@ -115,7 +115,8 @@ def _hardware_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.A
 
 
 def _scaled(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
-    return (x * keep.astype(x.dtype) / kept_share(rate)).astype(x.dtype)
+    """Scaled in float32: the factor itself, rounded to bfloat16, is 0.2 % off at rate 0.1, and so would the mean be."""
+    return (x.astype(jnp.float32) * keep.astype(jnp.float32) / kept_share(rate)).astype(x.dtype)
 
 
 def kept_share(rate: float) -> float:
