@@ -38,7 +38,7 @@ def test_a_product_is_counted_without_its_working_room():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("name", "rate", "limit"), [("gpu", 0.0, 23), ("xla", 0.1, 41)])
+@pytest.mark.parametrize(("name", "rate", "limit"), [("gpu", 0.0, 23), ("xla", 0.1, 37)])
 def test_attention_passes_the_memory_as_often_as_it_was_found_to(name, rate, limit):
     """Regression figures of jax 0.10.2. Gathers with jax's own gradient take over 90."""
     shape = Shape(ROWS, LENGTH)
@@ -69,10 +69,12 @@ def test_a_step_takes_cudnn_without_dropout_and_carries_no_masks_through_its_lay
     lines = [line for computation in hlo.parse(text).computations.values() for line in computation.values()]
     carried = {array for line in lines if line.opcode == "while" for array in line.arrays}
     pairs = {array for array in carried if array.dims[-2:] == (LENGTH, LENGTH) and len(array.dims) >= 4}
-    assert {array.dtype for array in pairs} == {"bf16"}
+    assert {array.dtype for array in pairs} == {"f16" if rate else "bf16"}
     assert {array.dims[0] for array in pairs} == {2}  # one of each layer; nothing that all of them share
     scattered = [move.operands[-1] for move in ahead_of_time.moves(text) if move.operation == "scatter"]
     assert not [shape for shape in scattered if math.prod(shape) >= ROWS * HEADS * LENGTH**2]
+    made = [array.dims for line in lines if line.opcode == "custom-call" for array in line.arrays]
+    assert not [dims for dims in made if math.prod(dims) == ROWS * LENGTH * 3 * HEADS * 64]  # queries, keys and values
 
 
 @needs_compiler

@@ -40,7 +40,8 @@ def logits_of(factors: LogitFactors) -> jax.Array:
     """All logits [b, p, v], in float32."""
     word_ve = factors.word_ve.astype(factors.x_bpe.dtype)
     logits_bpv = jnp.einsum("bpe,ve->bpv", factors.x_bpe, word_ve, preferred_element_type=jnp.float32)
-    return logits_bpv + factors.bias_v[None, None]
+    # Behind a barrier: XLA would have cuBLAS add the bias, and write it out for each prediction first.
+    return jax.lax.optimization_barrier(logits_bpv) + factors.bias_v[None, None]
 
 
 def vocabulary_loss(

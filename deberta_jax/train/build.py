@@ -23,6 +23,10 @@ from deberta_jax.train.optimizer import Optimizer, named_leaves, optimizers_of
 from deberta_jax.train.state import TrainState, abstract_state, fresh_state
 from deberta_jax.train.step import batch_gradients, make_train_step, step_key
 
+# XLA makes one product of those of queries, keys and values, then copies its result apart and their gradients together:
+# a fifth of what a layer passes beside its products. The number is the size (MB) below which it does so.
+GPU_OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
+
 
 @dataclasses.dataclass(frozen=True)
 class InMesh:
@@ -136,9 +140,10 @@ def build_run(config: RunConfig, known: Lexicon | tuple[str, ...], devices: Sequ
     step = make_train_step(objective, optimizers, seed=config.seed, micro_batches=config.micro_batches)
     abstract = _state_on(mesh, config, objective, optimizers)
     rows = batch_sharding(config.rules, mesh)
+    options = GPU_OPTIONS if mesh.devices.flat[0].platform == "gpu" else None
 
     def in_mesh(function: Callable, **jit_options: Any) -> InMesh:
-        return InMesh(jax.jit(function, **jit_options), mesh, config)
+        return InMesh(jax.jit(function, compiler_options=options, **jit_options), mesh, config)
 
     whole = NamedSharding(mesh, PartitionSpec())
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
