@@ -11,7 +11,7 @@ from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain, constrain_looked_up, named
 from deberta_jax.errors import Refused
 from deberta_jax.model.attention import Chosen, DisentangledAttention, Memory
-from deberta_jax.model.layers import dense, layer_norm, weight_init
+from deberta_jax.model.layers import LayerNorm, dense, weight_init
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.convolution import convolve
 from deberta_jax.ops.dropout import Noise, drop_rows, dropout
@@ -43,7 +43,7 @@ class Embeddings(nn.Module):
             self.token_type = self.param("token_type", init("position", "embed"), shape)
         if cfg.embedding_width != cfg.hidden_size:
             self.projection = dense(cfg, cfg.hidden_size, ("embed", "mlp"), use_bias=False)
-        self.norm = layer_norm(cfg)
+        self.norm = LayerNorm(cfg)
 
     def __call__(
         self,
@@ -96,10 +96,10 @@ class Block(nn.Module):
     def setup(self):
         cfg = self.cfg
         self.attention = DisentangledAttention(cfg)
-        self.attention_norm = layer_norm(cfg)
+        self.attention_norm = LayerNorm(cfg)
         self.mlp_in = dense(cfg, cfg.intermediate_size, ("embed", "mlp"))
         self.mlp_out = dense(cfg, cfg.hidden_size, ("mlp", "embed"))
-        self.mlp_norm = layer_norm(cfg)
+        self.mlp_norm = LayerNorm(cfg)
 
     def __call__(self, x_ble, layer, table_re, document_bl, noise, keep_hidden=False):
         """(output, output or None): the pair that a scan over layers carries and stacks."""
@@ -154,7 +154,7 @@ class Convolution(nn.Module):
         c_ble = convolve(x_ble, kernel_kio.astype(x_ble.dtype), bias_o, cfg.conv_groups, document_bl)
         c_ble = constrain(c_ble, "batch", "length", "embed")
         c_ble = ACTIVATIONS[cfg.conv_act](dropout(c_ble, cfg.hidden_dropout, noise))
-        return layer_norm(cfg, "norm")(y_ble + c_ble) * (document_bl > 0)[..., None].astype(cfg.dtype)
+        return LayerNorm(cfg, name="norm")(y_ble + c_ble) * (document_bl > 0)[..., None].astype(cfg.dtype)
 
 
 class Encoder(nn.Module):
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
             shape = (cfg.relative_rows, cfg.hidden_size)
             self.relative = self.param("relative", weight_init(cfg, "relative", "embed"), shape)
             if cfg.norm_rel_ebd == "layer_norm":
-                self.relative_norm = layer_norm(cfg)
+                self.relative_norm = LayerNorm(cfg)
         if cfg.conv_kernel_size:
             self.first = _block(cfg)(cfg)
             self.convolution = Convolution(cfg)

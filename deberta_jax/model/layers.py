@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import named
+from deberta_jax.ops.layer_norm import layer_norm
 
 
 def weight_init(cfg: ModelConfig, *axes: str):
@@ -13,16 +14,16 @@ def weight_init(cfg: ModelConfig, *axes: str):
     return named(nn.initializers.normal(cfg.initializer_range), *axes)
 
 
-def layer_norm(cfg: ModelConfig, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm over the embedding axis; statistics in float32, two passes (the fast variance loses digits)."""
-    return nn.LayerNorm(
-        epsilon=cfg.layer_norm_eps,
-        dtype=jnp.dtype(cfg.dtype),
-        use_fast_variance=False,
-        scale_init=named(nn.initializers.ones, "embed"),
-        bias_init=named(nn.initializers.zeros, "embed"),
-        name=name,
-    )
+class LayerNorm(nn.Module):
+    """Normalises over the embedding axis; comes out in the dtype of activations."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_te: jax.Array) -> jax.Array:
+        scale_e = self.param("scale", named(nn.initializers.ones, "embed"), (x_te.shape[-1],))
+        bias_e = self.param("bias", named(nn.initializers.zeros, "embed"), (x_te.shape[-1],))
+        return layer_norm(x_te, scale_e, bias_e, self.cfg.layer_norm_eps, jnp.dtype(self.cfg.dtype))
 
 
 def dense(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain, named
 from deberta_jax.model.encoder import Encoder, positions_of
-from deberta_jax.model.layers import dense, layer_norm
+from deberta_jax.model.layers import LayerNorm, dense
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.attention.chosen import select
 from deberta_jax.ops.dropout import Noise
@@ -28,7 +28,7 @@ class MaskedLMHead(nn.Module):
     def setup(self):
         cfg = self.cfg
         self.dense = dense(cfg, cfg.embedding_width, ("embed", "mlp"))
-        self.norm = layer_norm(cfg)
+        self.norm = LayerNorm(cfg)
         self.bias = self.param("bias", named(nn.initializers.zeros, "vocab"), (cfg.vocab_rows,))
 
     def __call__(self, x_bpe: jax.Array, word_ve: jax.Array) -> LogitFactors:

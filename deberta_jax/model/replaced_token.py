@@ -9,7 +9,7 @@ from flax import linen as nn
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import constrain
 from deberta_jax.model.encoder import Encoder
-from deberta_jax.model.layers import dense, layer_norm, output
+from deberta_jax.model.layers import LayerNorm, dense, output
 from deberta_jax.ops.activations import ACTIVATIONS
 from deberta_jax.ops.attention.chosen import select
 from deberta_jax.ops.attention.problem import allowed_pairs
@@ -29,7 +29,7 @@ class ReplacedTokenHead(nn.Module):
         """
         cfg = self.cfg
         first_ble = select("bke,bqk->bqe", x_ble, first_of_document(document_bl))
-        x_ble = layer_norm(cfg, "norm")(x_ble + constrain(first_ble, "batch", "length", "embed"))
+        x_ble = LayerNorm(cfg, name="norm")(x_ble + constrain(first_ble, "batch", "length", "embed"))
         x_ble = dense(cfg, cfg.hidden_size, ("embed", "mlp"), name="dense")(x_ble)
         x_ble = ACTIVATIONS[cfg.activation](constrain(x_ble, "batch", "length", "embed"))
         return output(cfg, 1, name="classifier")(x_ble)[..., 0]
