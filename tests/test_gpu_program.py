@@ -12,6 +12,7 @@ from benchmarks import ahead_of_time, gpu_program
 from benchmarks.gpu_program import Shape, compiled, kernels, lower_attention, lower_step
 from configs import base, meshes
 from deberta_jax import config
+from deberta_jax.model.layers import with_bias
 from deberta_jax.ops.layer_norm import layer_norm
 from deberta_jax.plan import hlo
 
@@ -83,6 +84,21 @@ def test_a_norm_of_a_residual_passes_the_memory_twelve_times():
     shapes, dtypes = (tokens, tokens, width, width), ("bfloat16", "bfloat16", "float32", "float32")
     found = kernels(compiled_vjp(normalised, *shapes, dtypes=dtypes))
     assert sum(kernel.times * kernel.bytes for kernel in found) < 12.5 * 2 * math.prod(tokens)
+
+
+@needs_compiler
+@pytest.mark.parametrize("features", [(3072,), (12, 64)], ids=["dense", "heads"])
+def test_a_bias_is_added_by_the_product_that_it_follows(features):
+    tokens = (ROWS, LENGTH)
+
+    def projected(x_te, w_ef, b_f):
+        return with_bias(jnp.tensordot(x_te, w_ef.astype(x_te.dtype), 1), b_f)
+
+    shapes, dtypes = ((*tokens, 768), (768, *features), features), ("bfloat16", "float32", "float32")
+    found = kernels(compiled_vjp(projected, *shapes, dtypes=dtypes))
+    written = 2 * math.prod((*tokens, *features))
+    passing = [kernel for kernel in found if not kernel.target and kernel.bytes >= 2 * written]
+    assert passing == []  # the gradient of the bias reads the slope once
 
 
 def compiled_step(rate=0.0, mesh=(1, 1, 1), rules=meshes.dp):
