@@ -4,8 +4,9 @@ Each query is multiplied by the whole table, and the products are gathered by di
 a scatter with atomics; but the keys of one table row are neighbours, so it is a sum of a few gathers (6 with the
 released buckets), and for rows that hold many far distances a difference of running sums.
 
-What counts on GPUs is how often a [q, k] array passes the memory, so all of them lie as [h, b, q, k], those that are
-kept are in the operands' dtype, and the gradient of the softmax is written out: autodiff's is in float32 throughout.
+What counts on GPUs is how often a [q, k] array passes the memory. So all of them lie as [h, b, q, k], of each layer the
+scores are kept, from which the gradient makes the softmax again, and the gradient of the softmax is written out:
+autodiff's is in float32 throughout.
 """
 
 import functools
@@ -19,7 +20,7 @@ from deberta_jax.ops.attention.problem import Problem, allowed_pairs, product
 from deberta_jax.ops.dropout import dropped
 
 FAR = 1e30
-# Scores are kept with more digits than the operands have: of 16 bits float16 has the most where numbers are this small.
+# Scaled scores are kept with more digits than bfloat16 has: float16 is as small, and they stay far below its 65,504.
 KEPT = {jnp.dtype(jnp.bfloat16): jnp.float16}
 SHORT = 8  # distances of a row of the table that are gathered one by one
 
@@ -42,11 +43,13 @@ def biased(scale: float, rate: float, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, documen
 
 def _biased_forward(scale, rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, document_bk, seed_hbq):
     s_hbqk = product("hbqd,hbkd->hbqk", q_hbqd, k_hbkd)
-    if bias_hbqk is not None:
+    if bias_hbqk is None:
+        s_hbqk *= scale
+    else:
         # Behind a barrier: XLA would write the bias in float32 for cuBLAS to add the product to.
-        s_hbqk = jax.lax.optimization_barrier(s_hbqk) + bias_hbqk
+        s_hbqk = scale * (jax.lax.optimization_barrier(s_hbqk) + bias_hbqk)
         s_hbqk = jax.lax.optimization_barrier(s_hbqk.astype(KEPT.get(q_hbqd.dtype, jnp.float32)))
-    p_hbqk = _dropped(_probabilities(scale, s_hbqk, document_bk).astype(v_hbkd.dtype), seed_hbq, rate)
+    p_hbqk = _dropped(_probabilities(s_hbqk, document_bk).astype(v_hbkd.dtype), seed_hbq, rate)
     o_hbqd = jnp.einsum("hbqk,hbkd->hbqd", p_hbqk, v_hbkd)
     bias = None if bias_hbqk is None else ()  # whether there is one
     return o_hbqd, (q_hbqd, k_hbkd, v_hbkd, bias, document_bk, seed_hbq, s_hbqk, o_hbqd)
@@ -54,7 +57,7 @@ def _biased_forward(scale, rate, q_hbqd, k_hbkd, v_hbkd, bias_hbqk, document_bk,
 
 def _biased_backward(scale, rate, saved, do_hbqd):
     q_hbqd, k_hbkd, v_hbkd, bias, document_bk, seed_hbq, s_hbqk, o_hbqd = saved
-    p_hbqk = _probabilities(scale, s_hbqk, document_bk)
+    p_hbqk = _probabilities(s_hbqk, document_bk)
     dp_hbqk = _dropped(jnp.einsum("hbqd,hbkd->hbqk", do_hbqd, v_hbkd), seed_hbq, rate)
     delta_hbq1 = (do_hbqd.astype(jnp.float32) * o_hbqd.astype(jnp.float32)).sum(-1, keepdims=True)
     ds_hbqk = (scale * p_hbqk * (dp_hbqk.astype(jnp.float32) - delta_hbq1)).astype(q_hbqd.dtype)
@@ -72,11 +75,11 @@ def _dropped(x_hbqk: jax.Array, seed_hbq: jax.Array | None, rate: float) -> jax.
     return x_hbqk if seed_hbq is None else dropped(x_hbqk, seed_hbq, rate)
 
 
-def _probabilities(scale: float, s_hbqk: jax.Array, document_bk: jax.Array) -> jax.Array:
+def _probabilities(s_hbqk: jax.Array, document_bk: jax.Array) -> jax.Array:
     """float32 [h, b, q, k]; zeros for a query without a key."""
     allowed_1bqk = allowed_pairs(document_bk, document_bk)[None].astype(jnp.float32)
     # By arithmetic: what `where` puts in would be another whole array that a scan over layers keeps.
-    s_hbqk = scale * s_hbqk.astype(jnp.float32) + (allowed_1bqk - 1) * FAR
+    s_hbqk = s_hbqk.astype(jnp.float32) + (allowed_1bqk - 1) * FAR
     return jax.nn.softmax(s_hbqk, axis=-1) * allowed_1bqk
 
 
