@@ -6,7 +6,9 @@ from flax import linen as nn
 
 from deberta_jax.config import ModelConfig
 from deberta_jax.dist.axes import named
+from deberta_jax.dist.mesh import platform
 from deberta_jax.ops.layer_norm import layer_norm
+from deberta_jax.ops.projection import projected
 
 
 def weight_init(cfg: ModelConfig, *axes: str):
@@ -52,7 +54,7 @@ class Dense(nn.Module):
     def __call__(self, x_ti: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.cfg.dtype)
         w_io = self.param("kernel", weight_init(self.cfg, *self.axes), (x_ti.shape[-1], self.features))
-        y_to = jnp.matmul(x_ti.astype(dtype), w_io.astype(dtype), preferred_element_type=self.out)
+        y_to = product(x_ti.astype(dtype), w_io.astype(dtype), 1, self.out)
         if not self.use_bias:
             return y_to
         b_o = self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,))
@@ -71,7 +73,7 @@ class HeadProjection(nn.Module):
         dtype = jnp.dtype(cfg.dtype)
         heads = (cfg.num_heads, cfg.head_size)
         w_ehd = self.param("kernel", weight_init(cfg, "embed", "heads", "head_size"), (cfg.hidden_size, *heads))
-        y_thd = jnp.einsum("...e,ehd->...hd", x_te.astype(dtype), w_ehd.astype(dtype))
+        y_thd = product(x_te.astype(dtype), w_ehd.astype(dtype), 1)
         if not self.use_bias:
             return y_thd
         b_hd = self.param("bias", named(nn.initializers.zeros, "heads", "head_size"), heads)
@@ -90,8 +92,16 @@ class MergeProjection(nn.Module):
         shape = (cfg.num_heads, cfg.head_size, cfg.hidden_size)
         w_hde = self.param("kernel", weight_init(cfg, "heads", "head_size", "embed"), shape)
         b_e = self.param("bias", named(nn.initializers.zeros, "embed"), (cfg.hidden_size,))
-        y_te = jnp.einsum("...hd,hde->...e", x_thd.astype(dtype), w_hde.astype(dtype))
+        y_te = product(x_thd.astype(dtype), w_hde.astype(dtype), 2)
         return with_bias(y_te, b_e)
+
+
+def product(x: jax.Array, w: jax.Array, axes: int, out: jnp.dtype | None = None) -> jax.Array:
+    """The last `axes` of `x` times the first of `w`; of dtype `out`, theirs by default."""
+    out = out or x.dtype
+    if x.dtype == out == jnp.bfloat16 and platform()[0] == "cpu":
+        return projected(x, w, axes)
+    return jnp.tensordot(x, w, axes, preferred_element_type=out)
 
 
 @jax.custom_vjp
