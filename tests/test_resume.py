@@ -24,15 +24,22 @@ def examples(notes: Path) -> list[list[int]]:
     return [json.loads(line) for line in notes.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory) -> Path:
+    """A cache of what the runs of 24 steps compile, and of nothing else: they are one program."""
+    return tmp_path_factory.mktemp("programs")
+
+
 @pytest.fixture
-def troubled(launch: Callable, prepared: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+def troubled(compiled: Path, programs: Path, prepared: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Starts a tiny run under WORKDIR that strikes itself; its notes go to WORKDIR.notes."""
 
     def begin(workdir: str, name: str, moment: str, flags_of=tiny_flags, **changes) -> subprocess.Popen:
         notes = tmp_path / f"{workdir}.notes"
         flags = [*flags_of(prepared, **changes), f"--workdir={tmp_path / workdir}"]
-        start_it = start if moment == "compiling" else launch  # there must be something to compile
-        return start_it("tests/troubled_train.py", name, moment, str(notes), *flags)
+        cache = programs if changes.get("steps") == STEPS else compiled
+        cache = None if moment == "compiling" else cache  # there must be something to compile
+        return start("tests/troubled_train.py", name, moment, str(notes), *flags, cache=cache)
 
     return begin
 
@@ -72,10 +79,10 @@ def test_a_pair_that_is_killed_then_stopped_and_run_again_equals_the_one_left_al
 
 
 @pytest.fixture(scope="module")
-def left_alone(launch: Callable, prepared: Path, tmp_path_factory) -> Path:
+def left_alone(programs: Path, prepared: Path, tmp_path_factory) -> Path:
     """The workdir of 24 steps in one go."""
     workdir = tmp_path_factory.mktemp("left_alone") / "run"
-    done = finish(launch("train.py", *tiny_flags(prepared, steps=STEPS), f"--workdir={workdir}"))
+    done = finish(start("train.py", *tiny_flags(prepared, steps=STEPS), f"--workdir={workdir}", cache=programs))
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -136,11 +143,12 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # where anybody
     not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0,
     reason="the system lets nobody but root mount",
 )
-def test_a_file_system_without_room_is_one_line_and_what_was_good_is_left(launch, prepared, tmp_path):
+def test_a_file_system_without_room_is_one_line_and_what_was_good_is_left(programs, prepared, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     flags = [*tiny_flags(prepared, steps=STEPS), f"--workdir={disk / 'run'}"]
-    full = finish(launch("train.py", *flags, under=[*NAMESPACE, "sh", "-c", SMALL_DISK, str(disk)]))
+    under = [*NAMESPACE, "sh", "-c", SMALL_DISK, str(disk)]
+    full = finish(start("train.py", *flags, cache=programs, under=under))
     assert full.returncode == 1, full.stderr
     (said,) = said_of(full)
     assert said.startswith(f"failed: {disk / 'run'}") or said.startswith(f"failed: checkpoint {disk / 'run'}"), said
@@ -157,14 +165,9 @@ def test_data_that_are_lost_in_the_third_step_end_the_process_in_one_line(troubl
     assert said.startswith(f"failed: {rows}: rows cannot be read any more: ")
 
 
-def test_killed_at_delicate_instants_each_restart_goes_on(prepared, left_alone, tmp_path):
+def test_killed_at_delicate_instants_each_restart_goes_on(prepared, programs, left_alone, tmp_path):
     """`python tests/kill_often.py --kills=50` does it longer."""
-    cache = tmp_path / "cache"  # of its own: it must hold the programs of no other run
-    first = finish(
-        start("train.py", *tiny_flags(prepared, steps=STEPS), f"--workdir={tmp_path / 'first'}", cache=cache)
-    )
-    assert first.returncode == 0, first.stderr
-    target = Target(tiny_flags(prepared, steps=STEPS), tmp_path / "run", cache, random.Random(0))
+    target = Target(tiny_flags(prepared, steps=STEPS), tmp_path / "run", programs, random.Random(0))
     fell = kill_often(target, [saving, caching, sealing])
     assert fell.total() == 3
     finish_run(target)
