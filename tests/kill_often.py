@@ -90,13 +90,13 @@ class Target:
         return self.workdir / CHECKPOINTS / str(step) / name
 
 
-def until(happened: Callable[[], object], process: subprocess.Popen) -> None:
-    """Returns as soon as `happened()`, within a fraction of a millisecond; fails when the process ends first."""
+def until(happened: Callable[[], object], process: subprocess.Popen, within: float = 0.0002) -> None:
+    """Returns as soon as `happened()`, `within` some seconds; fails when the process ends first."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"waited {PATIENCE} s"
-        time.sleep(0.0002)
+        time.sleep(within)
 
 
 def starting(target: Target) -> subprocess.Popen:
@@ -149,7 +149,7 @@ def sealing(target: Target) -> subprocess.Popen:
 def after_a_save(target: Target) -> subprocess.Popen:
     """A process that has saved once."""
     newest, process = target.newest(), target.begin()
-    until(lambda: target.newest() > newest, process)
+    until(lambda: target.newest() > newest, process, within=0.002)  # reading the folder all the time takes a core
     return process
 
 
