@@ -45,7 +45,7 @@ TINY = {
     "eval.every": 3,
     "eval.batch_size": 16,
     "eval.max_rows": 40,
-    "eval.samples": 2,
+    "eval.samples": 0,  # tests/test_pretrain.py and test_train_command.py have some
     "checkpoint.every_steps": 3,
 }
 TINY_PAIR = {

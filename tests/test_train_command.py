@@ -129,7 +129,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(prepared, launch, tmp_
 def trained(launch: Callable, prepared: Path, tmp_path_factory) -> Path:
     """The workdir of six steps."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    flags = [*tiny_flags(prepared, eval__max_rows=0), f"--workdir={workdir}"]
+    flags = [*tiny_flags(prepared, eval__max_rows=0, eval__samples=2), f"--workdir={workdir}"]
     done = finish(launch("train.py", *flags, JAX_LOG_COMPILES="1"))
     assert done.returncode == 0, done.stderr
     (workdir / "stderr.txt").write_text(done.stderr)
