@@ -73,7 +73,7 @@ class HeadProjection(nn.Module):
         dtype = jnp.dtype(cfg.dtype)
         heads = (cfg.num_heads, cfg.head_size)
         w_ehd = self.param("kernel", weight_init(cfg, "embed", "heads", "head_size"), (cfg.hidden_size, *heads))
-        y_thd = product(x_te.astype(dtype), w_ehd.astype(dtype), 1)
+        y_thd = product(x_te.astype(dtype), w_ehd.astype(dtype), 1, dtype)
         if not self.use_bias:
             return y_thd
         b_hd = self.param("bias", named(nn.initializers.zeros, "heads", "head_size"), heads)
@@ -92,13 +92,12 @@ class MergeProjection(nn.Module):
         shape = (cfg.num_heads, cfg.head_size, cfg.hidden_size)
         w_hde = self.param("kernel", weight_init(cfg, "heads", "head_size", "embed"), shape)
         b_e = self.param("bias", named(nn.initializers.zeros, "embed"), (cfg.hidden_size,))
-        y_te = product(x_thd.astype(dtype), w_hde.astype(dtype), 2)
+        y_te = product(x_thd.astype(dtype), w_hde.astype(dtype), 2, dtype)
         return with_bias(y_te, b_e)
 
 
-def product(x: jax.Array, w: jax.Array, axes: int, out: jnp.dtype | None = None) -> jax.Array:
-    """The last `axes` of `x` times the first of `w`; of dtype `out`, theirs by default."""
-    out = out or x.dtype
+def product(x: jax.Array, w: jax.Array, axes: int, out: jnp.dtype) -> jax.Array:
+    """The last `axes` of `x` times the first of `w`, of dtype `out`."""
     if x.dtype == out == jnp.bfloat16 and platform()[0] == "cpu":
         return projected(x, w, axes)
     return jnp.tensordot(x, w, axes, preferred_element_type=out)
