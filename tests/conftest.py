@@ -3,11 +3,10 @@
 The environment is set before anything imports jax; processes that tests start inherit it.
 """
 
+import gc
 import importlib.util
 import os
-import runpy
 import signal
-from pathlib import Path
 
 from xla_flags import FAST_TO_COMPILE
 
@@ -22,13 +21,14 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # not for the tests; `runs
 fast = "" if importlib.util.find_spec("libtpu") else FAST_TO_COMPILE
 os.environ["XLA_FLAGS"] = f"{fast} --xla_force_host_platform_device_count=8"
 
-started = Path(__file__).parent / "started"
-os.environ["PYTHONPATH"] = os.pathsep.join([str(started), *filter(None, [os.environ.get("PYTHONPATH")])])
-runpy.run_path(str(started / "sitecustomize.py"))  # here, too
+# A worker makes millions of objects that stay: by its defaults Python would look through them all for cycles again and
+# again. What tests start has the defaults, as users have: what a failed save leaves behind complains when it is found.
+gc.set_threshold(100_000, 20, 10)
 
 import functools  # noqa: E402
 import subprocess  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 

@@ -60,7 +60,7 @@ class Newcomer:
         """One device, one cache of compiled programs for all, and this Python, without PyTorch, as `python`."""
         own = {
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": f"{self.folder / 'absent'}{os.pathsep}{os.environ['PYTHONPATH']}",
+            "PYTHONPATH": str(self.folder / "absent"),
             "XLA_FLAGS": FAST_TO_COMPILE,
             "JAX_ENABLE_COMPILATION_CACHE": "true",
             "XDG_CACHE_HOME": str(self.cache),

@@ -112,7 +112,7 @@ def test_a_signal_at_any_moment_saves_and_the_next_start_goes_on(troubled, left_
 def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_next_start_goes_on(troubled, left_alone, tmp_path):
     full = finish(troubled("run", "FULL", "saved:3", steps=STEPS))
     assert full.returncode == 1, full.stderr
-    (said,) = said_of(full)
+    said = said_of(full)
     assert said.startswith(
         f"failed: checkpoint {tmp_path / 'run' / 'checkpoints' / '6'} was not saved: File too large; "
     )
@@ -123,11 +123,13 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_next_start_goes_on(t
     assert_same_run(tmp_path / "run", left_alone, STEPS)
 
 
-def said_of(ended: subprocess.CompletedProcess) -> list[str]:
-    """What a process says of its end: all but what it says on its way."""
+def said_of(ended: subprocess.CompletedProcess) -> str:
+    """What a process says of its end, one line: all but what it says on its way."""
     usual = ("attention of", "no MFU", "parameters;", "step/s", "s/step", "samples at step", " | ")
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    return [line for line in lines if not any(words in line for words in usual)]
+    said = [line for line in lines if not any(words in line for words in usual)]
+    assert len(said) == 1, ended.stderr
+    return said[0]
 
 
 SMALL_DISK = """
@@ -150,7 +152,7 @@ def test_a_file_system_without_room_is_one_line_and_what_was_good_is_left(progra
     under = [*NAMESPACE, "sh", "-c", SMALL_DISK, str(disk)]
     full = finish(start("train.py", *flags, cache=programs, under=under))
     assert full.returncode == 1, full.stderr
-    (said,) = said_of(full)
+    said = said_of(full)
     assert said.startswith(f"failed: {disk / 'run'}") or said.startswith(f"failed: checkpoint {disk / 'run'}"), said
     assert "No space left on device" in said
     assert checkpoint.newest_good(tmp_path / "disk-kept") >= 3
@@ -161,7 +163,7 @@ def test_data_that_are_lost_in_the_third_step_end_the_process_in_one_line(troubl
     rows = shutil.copytree(prepared, tmp_path / "rows")
     ended = finish(troubled("run", f"DAMAGED:{rows}", "training:3", data__paths=(str(rows),), steps=STEPS))
     assert ended.returncode == 1, ended.stderr
-    (said,) = said_of(ended)
+    said = said_of(ended)
     assert said.startswith(f"failed: {rows}: rows cannot be read any more: ")
 
 
