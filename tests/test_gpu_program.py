@@ -127,6 +127,8 @@ def test_a_step_takes_cudnn_without_dropout_and_carries_no_masks_through_its_lay
     assert not [shape for shape in scattered if math.prod(shape) >= ROWS * HEADS * LENGTH**2]
     made = [array.dims for line in lines if line.opcode == "custom-call" for array in line.arrays]
     assert not [dims for dims in made if math.prod(dims) == ROWS * LENGTH * 3 * HEADS * 64]  # queries, keys and values
+    logits = [line for line in lines if line.opcode == "custom-call" and "bpe,ve->bpv" in line.attributes]
+    assert logits and all(len(line.operands) == 2 for line in logits)  # no bias as large as they are
 
 
 @needs_compiler
