@@ -56,6 +56,16 @@ def test_outputs_have_the_dtype_of_activations_and_parameters_are_float32(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_on_cpus_products_of_bfloat16_come_out_in_float32_first(name):
+    """So that XLA calls the library that knows a CPU's bfloat16 instructions, also for gradients."""
+    layer, x, params = layer_of(name, dtype="bfloat16")
+    slope = jax.grad(lambda params, x: layer.apply({"params": params}, x).astype(jnp.float32).sum(), argnums=(0, 1))
+    lines = jax.jit(slope).lower(params, x).as_text().splitlines()
+    results = [line.partition(" -> ")[2] for line in lines if "dot_general" in line]
+    assert len(results) >= 2 and all("xf32>" in result for result in results)
+
+
 def test_a_layer_without_a_bias_has_none():
     cfg = tiny_model()
     layer = dense(cfg, 24, ("embed", "mlp"), use_bias=False)
